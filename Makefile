@@ -1,0 +1,46 @@
+# Every target sets up what it needs, once; extra pip options go into PIP_ARGS.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
+
+.PHONY: demo test slow lint cards benchmark clean
+
+# torch goes first: another package's wider range would choose its largest build.
+$(VENV)/installed: setup.cfg setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) --editable ".[test]"
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python run_pretraining.py recipes/encodzall-nano-demo.yaml --resume_from_checkpoint auto
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+cards: $(VENV)/installed
+	$(BIN)/python -m modeling_textae.cards model_cards hub
+
+benchmark: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/encodzall_throughput.py
+	$(BIN)/python benchmarks/byte_tokenizer.py
+
+clean:
+	rm -rf $(VENV) runs hub build *.egg-info

@@ -1,0 +1,56 @@
+"""textae: text autoencoders for transformers."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from ._version import __version__
+from .models.autoencoder import AutoencoderOutput, TextAutoencoder
+from .models.byte_tokenizer import ByteTokenizer
+from .models.configuration_encodzall import EncodzallConfig
+from .models.modeling_encodzall import (
+    EncodzallForConditionalGeneration,
+    EncodzallForPreTraining,
+    EncodzallModel,
+    EncodzallModelOutput,
+    EncodzallOutput,
+)
+from .models.tokenization_encodzall import EncodzallTokenizer
+
+# Which Auto class serves which class of a family; `register` makes both the package and saved checkpoints know it.
+FAMILIES = {
+    EncodzallConfig: {
+        AutoTokenizer: EncodzallTokenizer,
+        AutoModel: EncodzallModel,
+        AutoModelForPreTraining: EncodzallForPreTraining,
+        AutoModelForSeq2SeqLM: EncodzallForConditionalGeneration,
+    },
+}
+
+
+def register():
+    """Register every family with the Auto classes, once; called on import."""
+    for config, classes in FAMILIES.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        config.register_for_auto_class()
+        for auto, cls in classes.items():
+            if auto is AutoTokenizer:
+                AutoTokenizer.register(config, slow_tokenizer_class=cls, exist_ok=True)
+            else:
+                auto.register(config, cls, exist_ok=True)
+            cls.register_for_auto_class(auto.__name__)
+
+
+register()
+
+__all__ = [
+    "AutoencoderOutput",
+    "ByteTokenizer",
+    "EncodzallConfig",
+    "EncodzallForConditionalGeneration",
+    "EncodzallForPreTraining",
+    "EncodzallModel",
+    "EncodzallModelOutput",
+    "EncodzallOutput",
+    "EncodzallTokenizer",
+    "TextAutoencoder",
+    "__version__",
+]

@@ -1,0 +1,86 @@
+"""Collators: from texts to the batches that models train on."""
+
+import numpy as np
+import torch
+
+from .noise import NoiseRate, mask_text
+
+
+def example_generator(seed, epoch, index):
+    """Random generator of one example in one epoch, whatever process or order it is drawn in."""
+    return np.random.default_rng([seed, epoch, index])
+
+
+def pad_rows(rows, fill):
+    """Stack rows of ids to a tensor, shape `(rows, longest)`, padded on the right."""
+    matrix = np.full((len(rows), max(map(len, rows), default=0)), fill, dtype=np.int64)
+    for target, row in zip(matrix, rows, strict=True):
+        target[: len(row)] = row
+    return torch.from_numpy(matrix)
+
+
+class EncodzallMaskingCollator:
+    """Tokenizes texts, masks words and characters, and labels them with the clean text.
+
+    The noise of an example follows from the seed, the epoch and the example's index, which [`NumberedDataset`] puts
+    beside its text, and so does not depend on workers, batches or where a run was resumed. Without them, as under
+    transformers' own Trainer or in evaluation, epoch 0 and the number of texts collated so far are used.
+
+    Args:
+        tokenizer ([`EncodzallTokenizer`]).
+        rate (`float` or [`NoiseRate`], defaults to 0.1): the common rate of all masks.
+        seed (`int`, defaults to 0): of the noise.
+        max_length (`int`, *optional*): bytes of a text that are kept; by default all.
+
+    Example:
+
+    ```python
+    >>> collator = EncodzallMaskingCollator(EncodzallTokenizer(), rate=0.2)
+    >>> sorted(collator([{"text": "to be or not to be"}]))
+    ['attention_mask', 'input_ids', 'label_word_index', 'labels', 'word_index']
+    ```
+    """
+
+    def __init__(self, tokenizer, rate=0.1, seed=0, max_length=None):
+        self.tokenizer = tokenizer
+        self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
+        self.seed = seed
+        self.max_length = max_length
+        self.collated = 0
+
+    def __call__(self, examples):
+        """Collate examples, each a `dict` with a `text`.
+
+        Returns:
+            `dict` of tensors: `input_ids`, `attention_mask`, `word_index` of the noisy texts, shape `(batch, length)`, and
+            `labels` and `label_word_index` of the clean texts with their ends, shape `(batch, label_length)`.
+
+        Raises:
+            ValueError: where an example has no text.
+        """
+        if not examples or "text" not in examples[0]:
+            raise ValueError(f"examples need a text, not only {sorted(examples[0]) if examples else 'nothing'}")
+        tokenized = self.tokenizer(
+            [example["text"] for example in examples],
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+        )
+        noisy, noisy_index, clean, clean_index = [], [], [], []
+        for example, ids, index in zip(examples, tokenized["input_ids"], tokenized["word_index"], strict=True):
+            generator = example_generator(self.seed, example.get("epoch", 0), example.get("index", self.collated))
+            self.collated += 1
+            rate = self.noise_rate(example.get("step", 0))
+            ids, index = np.array(ids, dtype=np.int64), np.array(index, dtype=np.int64)
+            masked, masked_index, _ = mask_text(ids, index, rate, generator)
+            noisy.append(masked)
+            noisy_index.append(masked_index)
+            clean.append(np.append(ids, self.tokenizer.eos_token_id))
+            clean_index.append(np.append(index, -1))
+        noisy_index = pad_rows(noisy_index, -1)
+        return {
+            "input_ids": pad_rows(noisy, self.tokenizer.pad_token_id),
+            "attention_mask": (noisy_index >= 0).long(),
+            "word_index": noisy_index,
+            "labels": pad_rows(clean, -100),
+            "label_word_index": pad_rows(clean_index, -1),
+        }

@@ -1,0 +1,65 @@
+"""Metrics: pure functions of texts and labels."""
+
+from collections.abc import Sequence
+
+import torch
+from rapidfuzz.distance import Levenshtein
+
+
+def character_error_rate(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Edits (insertions, deletions, substitutions) that turn predictions into references, over the references' characters.
+
+    Args:
+        predictions, references: texts, one for one.
+
+    Returns:
+        `float`: 0 where all are equal; above 1 where more is wrong than there is.
+
+    Raises:
+        ValueError: where the numbers of texts differ or the references are empty.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions but {len(references)} references")
+    total = sum(map(len, references))
+    if not total:
+        raise ValueError("the references have no character to be wrong about")
+    return sum(map(Levenshtein.distance, predictions, references)) / total
+
+
+def exact_rate(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Share of predictions that equal their references.
+
+    Raises:
+        ValueError: where the numbers of texts differ or there are none.
+    """
+    if len(predictions) != len(references) or not references:
+        raise ValueError(
+            f"{len(predictions)} predictions but {len(references)} references: give one for one, at least one"
+        )
+    return sum(p == r for p, r in zip(predictions, references, strict=True)) / len(references)
+
+
+def count_correct(logits, labels, where=None) -> tuple[int, int]:
+    """Labels whose score is the largest, and labels asked for.
+
+    Args:
+        logits (`torch.Tensor` of shape `(..., vocabulary)`).
+        labels (`torch.LongTensor` of shape `(...)`): -100 where not asked.
+        where (`torch.BoolTensor` of shape `(...)`, *optional*): ask only here.
+
+    Returns:
+        `tuple[int, int]`: correct and asked.
+    """
+    asked = labels != -100 if where is None else (labels != -100) & where
+    correct = (logits.argmax(-1) == labels) & asked
+    return int(correct.sum()), int(asked.sum())
+
+
+def share(correct: int, asked: int) -> float | None:
+    """`correct / asked`, or `None` where nothing was asked."""
+    return correct / asked if asked else None
+
+
+def bits(nats: float | torch.Tensor) -> float:
+    """Nats to bits."""
+    return float(nats) / float(torch.log(torch.tensor(2.0)))

@@ -1,0 +1,189 @@
+"""How much of a text survives its latents: teacher-forced and free-running accuracy, and accuracy on hidden bytes."""
+
+from itertools import islice
+
+import datasets
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..data.collators import EncodzallMaskingCollator, example_generator, pad_rows
+from ..data.corpora import split_passages
+from ..data.noise import HIDDEN_CHARACTER, HIDDEN_WORD, mask_text
+from .metrics import character_error_rate, count_correct, exact_rate, share
+
+
+def sample_passages(documents, length, number, seed=0):
+    """Passages of nearly `length` bytes, drawn evenly from all of a corpus.
+
+    Args:
+        documents: an iterable of texts.
+        length (`int`): bytes at most; the short ends of documents, below half of it, are left out.
+        number (`int`, *optional*): how many; all where `None`.
+        seed (`int`, defaults to 0): of the draw.
+
+    Returns:
+        `list[str]`, in the corpus's order.
+
+    Raises:
+        ValueError: where no passage is long enough.
+    """
+    passages = [p for text in documents for p in split_passages(text, length) if 2 * len(p.encode("utf-8")) >= length]
+    if not passages:
+        raise ValueError(f"no document has a passage of {length // 2} to {length} bytes")
+    if number is not None and number < len(passages):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(passages), number, replace=False))
+        passages = [passages[i] for i in chosen]
+    return passages
+
+
+def batches(items, size, description):
+    """Yield lists of `size` items, with a progress bar."""
+    with tqdm(total=len(items), desc=description, unit="text", leave=False) as bar:
+        for start in range(0, len(items), size):
+            batch = items[start : start + size]
+            yield start, batch
+            bar.update(len(batch))
+
+
+@torch.no_grad()
+def teacher_forced(model, tokenizer, passages, rate=0.0, batch_size=32, seed=0, stored=True):
+    """Accuracy of the next byte, given the true bytes before it and the latents of the masked text.
+
+    Args:
+        model ([`EncodzallForConditionalGeneration`] or a subclass).
+        tokenizer ([`EncodzallTokenizer`]).
+        passages (`list[str]`).
+        rate (`float`, defaults to 0): of the masks.
+        batch_size (`int`, defaults to 32).
+        seed (`int`, defaults to 0): of the masks.
+        stored (`bool`, defaults to `True`): round the latents as they would be stored.
+
+    Returns:
+        `dict`: `byte_accuracy` over all bytes and ends; with masks also `hidden_character_accuracy` and
+        `hidden_word_accuracy`, over the bytes that character and word masks hide, and how many those are.
+    """
+    counts = {"byte": [0, 0], "hidden_character": [0, 0], "hidden_word": [0, 0]}
+    kinds = {"hidden_character": HIDDEN_CHARACTER, "hidden_word": HIDDEN_WORD}
+    for start, batch in batches(passages, batch_size, f"teacher-forced, noise {rate:g}"):
+        noisy, noisy_index, labels, hidden = [], [], [], []
+        for i, text in enumerate(batch):
+            encoded = tokenizer(text)
+            ids, index = np.array(encoded["input_ids"]), np.array(encoded["word_index"])
+            masked, masked_index, hides = mask_text(ids, index, rate, example_generator(seed, 0, start + i))
+            noisy.append(masked)
+            noisy_index.append(masked_index)
+            labels.append(np.append(ids, tokenizer.eos_token_id))
+            hidden.append(np.append(hides, 0))
+        noisy_index, labels, hidden = pad_rows(noisy_index, -1), pad_rows(labels, -100), pad_rows(hidden, 0)
+        inputs = (pad_rows(noisy, tokenizer.pad_token_id), (noisy_index >= 0).long(), noisy_index)
+        encoded = model.encoder_output(*(x.to(model.device) for x in inputs))
+        if stored:
+            encoded.last_hidden_state = model.round_latents(encoded.last_hidden_state)
+        labels = labels.to(model.device)
+        logits = model(encoder_outputs=encoded, decoder_input_ids=model.shift_right(labels), use_cache=False).logits
+        hidden = hidden.to(model.device)
+        for name, count in counts.items():
+            correct, asked = count_correct(logits, labels, hidden == kinds[name] if name in kinds else None)
+            count[0] += correct
+            count[1] += asked
+    result = {"byte_accuracy": share(*counts["byte"])}
+    if rate:
+        for name in kinds:
+            result |= {f"{name}_accuracy": share(*counts[name]), f"{name}_bytes": counts[name][1]}
+    return result
+
+
+@torch.no_grad()
+def free_running(model, tokenizer, passages, batch_size=64, stored=True, **kwargs):
+    """Character error rate and share of exact texts of `reconstruct`.
+
+    Args:
+        model, tokenizer, passages, stored: as of [`teacher_forced`].
+        batch_size (`int`, defaults to 64).
+        kwargs: passed to `generate`.
+
+    Returns:
+        `tuple[dict, list[str]]`: `character_error_rate` and `exact_rate`, and the texts.
+    """
+    texts = []
+    for _, batch in batches(passages, batch_size, "free-running"):
+        texts += model.reconstruct(batch, tokenizer, stored=stored, **kwargs)
+    return {
+        "character_error_rate": character_error_rate(texts, passages),
+        "exact_rate": exact_rate(texts, passages),
+    }, texts
+
+
+@torch.no_grad()
+def latent_rate(model, tokenizer, passages, batch_size=32):
+    """Bits that the latents take, per byte of text, and words per passage."""
+    stored_bits, stored_bytes, words = 0, 0, 0
+    for _, batch in batches(passages, batch_size, "latents"):
+        inputs = tokenizer(batch, padding=True, return_tensors="pt").to(model.device)
+        encoded = model.encoder_output(**inputs)
+        stored_bits += int(model.latent_bits(encoded.last_hidden_state, encoded.word_mask).sum())
+        stored_bytes += int(inputs["attention_mask"].sum())
+        words += int(encoded.word_mask.sum())
+    return {"bits_per_byte": stored_bits / stored_bytes, "bytes_per_word": stored_bytes / words}
+
+
+@torch.no_grad()
+def restored_samples(model, tokenizer, passages, rate, number=3, seed=0):
+    """Samples of masked passages and what the model makes of them.
+
+    Args:
+        model, tokenizer, passages: as of [`teacher_forced`].
+        rate (`float`): of the masks.
+        number (`int`, defaults to 3).
+        seed (`int`, defaults to 0): of the masks.
+
+    Returns:
+        `list[dict]` with `clean`, `noisy` (masks shown as `_`, a whole word as `[…]`) and `restored`.
+    """
+    collator = EncodzallMaskingCollator(tokenizer, rate, seed)
+    samples = []
+    for index, text in enumerate(islice(passages, number)):
+        batch = collator([{"text": text, "index": index}])
+        inputs = {k: batch[k].to(model.device) for k in ("input_ids", "attention_mask", "word_index")}
+        ids = model.generate(**inputs, max_new_tokens=len(text.encode("utf-8")) * 5 // 4 + 16, do_sample=False)
+        shown = b"".join(
+            bytes([i]) if i < 256 else "[…] ".encode() if i == tokenizer.mask_token_id else b"_"
+            for i in batch["input_ids"][0].tolist()
+        )
+        restored = tokenizer.decode(ids[0], skip_special_tokens=True)
+        samples.append({"clean": text, "noisy": shown.decode("utf-8", "replace"), "restored": restored})
+    return samples
+
+
+def reconstruction_report(model, tokenizer, passages, rates=(0.1, 0.2, 0.4), batch_size=32, seed=0, generate=True):
+    """All figures of reconstruction, latents rounded as they would be stored.
+
+    Args:
+        model, tokenizer, passages, batch_size, seed: as of [`teacher_forced`].
+        rates (`sequence of float`): mask rates at which hidden bytes are asked for.
+        generate (`bool`, defaults to `True`): also run freely.
+
+    Returns:
+        `dict` of figures; see the functions of this module.
+    """
+    training = model.training
+    model.eval()
+    report = {
+        "passages": len(passages),
+        "bytes": sum(len(p.encode("utf-8")) for p in passages),
+        "clean": teacher_forced(model, tokenizer, passages, 0.0, batch_size, seed),
+        "masked": {f"{r:g}": teacher_forced(model, tokenizer, passages, r, batch_size, seed) for r in rates},
+    }
+    if generate:
+        report["free_running"], _ = free_running(model, tokenizer, passages)
+        report["latents"] = latent_rate(model, tokenizer, passages, batch_size)
+    model.train(training)
+    return report
+
+
+def texts_of(dataset, limit=None):
+    """The texts of a dataset, streamed or not, at most `limit` of them."""
+    if isinstance(dataset, datasets.Dataset) and limit is None:
+        return list(dataset["text"])
+    return [example["text"] for example in islice(dataset, limit)]

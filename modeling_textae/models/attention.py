@@ -1,0 +1,67 @@
+"""Rotary positions and the plain attention that every fused kernel is compared with."""
+
+import torch
+
+
+def rotary_table(positions, head_dim, theta=10000.0, dtype=torch.float32):
+    """Cosines and sines of the angles by which rotary embedding turns each position.
+
+    Source: Su et al. 2021, "RoFormer", section 3.2; computed in float32 whatever `dtype` is.
+
+    Args:
+        positions (`torch.Tensor` of shape `(batch, length)`): positions, whole or fractional.
+        head_dim (`int`): even width of a head.
+        theta (`float`, defaults to 10000): base of the wavelengths.
+        dtype (`torch.dtype`): of the result.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`, each of shape `(batch, 1, length, head_dim)`, to broadcast over heads.
+    """
+    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions[:, None, :, None].float() * theta**-exponent
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def apply_rotary(states, table):
+    """Turn the states of every head by the angles of their positions.
+
+    Args:
+        states (`torch.Tensor` of shape `(batch, heads, length, head_dim)`).
+        table (`tuple`): what [`rotary_table`] returns.
+
+    Returns:
+        `torch.Tensor` of the shape and dtype of `states`.
+    """
+    cosine, sine = table
+    first, second = states.chunk(2, dim=-1)
+    return states * cosine.to(states.dtype) + torch.cat((-second, first), dim=-1) * sine.to(states.dtype)
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention written out, with the weights returned; the reference of the fused kernels.
+
+    Args:
+        module (`nn.Module`): read for `num_key_value_groups` and `training`.
+        query (`torch.Tensor` of shape `(batch, heads, queries, head_dim)`).
+        key, value (`torch.Tensor` of shape `(batch, key_value_heads, keys, head_dim)`).
+        attention_mask (`torch.Tensor`, *optional*): additive or boolean, broadcastable to
+            `(batch, heads, queries, keys)`.
+        scaling (`float`): factor of the scores.
+        dropout (`float`, defaults to 0): rate on the weights while training.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: output `(batch, queries, heads, head_dim)` and weights
+        `(batch, heads, queries, keys)`.
+    """
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = torch.nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights

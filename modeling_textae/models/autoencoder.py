@@ -1,0 +1,99 @@
+"""What all families share: the interface of a text autoencoder, its outputs, and the cost of its latents in bits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class AutoencoderOutput(ModelOutput):
+    """What the forward pass of a text autoencoder returns. A family's own output adds its part losses, named `<part>_loss`.
+
+    Attributes:
+        loss (`torch.FloatTensor` of shape `()`): the training loss, in nats a label; with `labels` only.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocabulary)`): scores of each label.
+        latents (`torch.FloatTensor` of shape `(batch, latent_length, channels)`): what `encode` returns.
+        hidden_states, attentions (`tuple`): as everywhere in transformers, where asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    latents: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class TextAutoencoder(PreTrainedModel):
+    """Base of all models of the package.
+
+    A model has these methods, as far as its two flags say:
+
+    - `encode(input_ids, attention_mask, ...) -> latents`;
+    - `decode(latents, ...) -> logits`, where `has_decoder`;
+    - `reconstruct(texts, tokenizer, ...) -> texts`: encode and decode text without looking at the original again;
+    - `latent_bits(latents, ...)`: the bits stored for each text, where `has_bottleneck`;
+    - `forward(..., labels) -> output`, whose every `<part>_loss` is logged under that name. Each part is a sum over
+      labels divided by `num_items_in_batch`, the number of labels, so that accumulated steps equal one large batch.
+
+    The default bottleneck has no noise: its latents are stored as int8 numbers, one scale a channel.
+    """
+
+    base_model_prefix = "model"
+    has_bottleneck = True
+    has_decoder = True
+    _no_split_modules: list[str] = []
+
+    def latent_scale(self, latents):
+        """Step of the int8 grid of each channel, shape `(channels,)`: the scale is part of the model, not of the text."""
+        raise TypeError(f"{type(self).__name__} names no scale for its latents, so they cannot be stored as int8")
+
+    def round_latents(self, latents):
+        """Round latents to what would be stored: int8 numbers with one scale a channel.
+
+        Args:
+            latents (`torch.Tensor` of shape `(..., channels)`).
+
+        Returns:
+            `torch.Tensor` of the same shape and dtype.
+        """
+        scale = self.latent_scale(latents).to(latents.dtype)
+        return (latents / scale).round().clamp(-127, 127) * scale
+
+    def latent_bits(self, latents, mask):
+        """Bits that the latents of each text take once rounded by `round_latents`: eight a number.
+
+        Args:
+            latents (`torch.Tensor` of shape `(batch, latent_length, channels)`).
+            mask (`torch.Tensor` of shape `(batch, latent_length)`): which latents are the text's own.
+
+        Returns:
+            `torch.Tensor` of shape `(batch,)`.
+        """
+        return mask.sum(-1) * latents.shape[-1] * 8
+
+
+def label_cross_entropy(logits, labels, num_items_in_batch=None, focal_gamma=0.0):
+    """Cross-entropy in nats, in float32, summed over the labels that are not -100 and divided by their number.
+
+    Args:
+        logits (`torch.Tensor` of shape `(..., vocabulary)`).
+        labels (`torch.LongTensor` of shape `(...)`): -100 where there is none.
+        num_items_in_batch (`int` or `torch.Tensor`, *optional*): the divisor; by default the labels here, at least 1.
+        focal_gamma (`float`, defaults to 0): exponent of the factor `(1 - p)`, which turns the loss to what is still
+            wrong. Source: Lin et al. 2017, "Focal loss", equation 4, without class weights.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`.
+    """
+    labels = labels.reshape(-1).to(logits.device)
+    loss = nn.functional.cross_entropy(
+        logits.reshape(len(labels), -1).float(), labels, ignore_index=-100, reduction="none"
+    )
+    if focal_gamma:
+        loss = loss * (1 - torch.exp(-loss)).clamp(min=0) ** focal_gamma
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels != -100).sum().clamp(min=1)
+    return loss.sum() / num_items_in_batch

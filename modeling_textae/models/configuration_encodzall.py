@@ -1,0 +1,157 @@
+"""Configuration of Encodzall."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_encodzall.EncodzallConfig",
+    "AutoTokenizer": ("tokenization_encodzall.EncodzallTokenizer", None),
+    "AutoModel": "modeling_encodzall.EncodzallModel",
+    "AutoModelForPreTraining": "modeling_encodzall.EncodzallForPreTraining",
+    "AutoModelForSeq2SeqLM": "modeling_encodzall.EncodzallForConditionalGeneration",
+}
+
+
+@strict
+class EncodzallConfig(PreTrainedConfig):
+    """Shape of an Encodzall: bytes are encoded word by word, words text by text, and decoded to bytes.
+
+    Source: Encodzall's configuration; the presets `xs`, `s` and `l` have its sizes, `nano` trains on two CPU cores in
+    minutes.
+
+    Args:
+        vocab_size (`int`, defaults to 265): 256 bytes, five special tokens and four character masks.
+        hidden_size (`int`, defaults to 256): width of all layers, and so of a word's vector.
+        num_attention_heads (`int`, defaults to 4): heads of every attention; must divide `hidden_size` into even parts.
+        intermediate_size (`int`, defaults to 1536): width of the feed-forward layers.
+        num_byte_layers (`int`, defaults to 2): layers of encoder 1, whose bytes attend within their word.
+        num_word_layers (`int`, defaults to 2): layers of encoder 2, whose words attend to the whole text.
+        num_decoder_layers (`int`, defaults to 1): layers of the sequence decoder.
+        num_word_decoder_layers (`int`, defaults to 1): layers of the word decoder.
+        byte_key_value_heads (`int`, *optional*): key and value heads of encoder 1 and the word decoder; by default a
+            quarter of the heads, at least one.
+        word_key_value_heads (`int`, *optional*): the same of encoder 2 and the sequence decoder; by default a half.
+        max_word_length (`int`, defaults to 12): bytes in a word at most.
+        row_length (`int`, defaults to 64): bytes in a row into which encoder 1 packs whole words; must exceed
+            `max_word_length`, since the word decoder needs one place more.
+        use_memory (`bool`, defaults to `True`): with `False` the decoder sees zeros instead of the words: a byte
+            language model of the decoder's size, the control that tells what its accuracy owes to the words.
+        pooling (`str`, defaults to `"mean"`): `"mean"`, `"max"` or `"learned_query"`, from bytes to a word's vector.
+        word_mask_length (`int`, defaults to 9): bytes that a masked word is assumed to have had, when positions in the
+            text are counted.
+        rope_theta (`float`, defaults to 10000): base of the rotary wavelengths.
+        norm_eps (`float`, defaults to 1e-5): added to the variance in layer norms.
+        dropout (`float`, defaults to 0): rate after attention and feed-forward.
+        attention_dropout (`float`, defaults to 0): rate on attention weights.
+        initializer_range (`float`, defaults to 0.02): standard deviation of initial weights.
+        sequence_loss_weight (`float`, defaults to 0.75): share of the sequence decoder in the pretraining loss.
+        word_loss_weight (`float`, defaults to 0.25): share of the word decoder.
+        focal_gamma (`float`, defaults to 1): exponent of the focal factor on the word decoder's loss; 0 is plain
+            cross-entropy.
+        tie_word_embeddings (`bool`, defaults to `True`): the output weights are the byte embeddings.
+
+    Raises:
+        ValueError: where sizes do not divide each other, naming the value and what is accepted.
+
+    Example:
+
+    ```python
+    >>> from modeling_textae import EncodzallConfig, EncodzallForPreTraining
+    >>> model = EncodzallForPreTraining(EncodzallConfig.nano())
+    ```
+    """
+
+    model_type = "encodzall"
+    attribute_map = {"num_hidden_layers": "num_decoder_layers"}  # the layers that generation keeps a cache for
+    keys_to_ignore_at_inference = [
+        "sequence_loss",
+        "word_loss",
+        "latents",
+        "word_mask",
+        "word_positions",
+        "past_key_values",
+    ]
+
+    vocab_size: int = 265
+    hidden_size: int = 256
+    num_attention_heads: int = 4
+    intermediate_size: int = 1536
+    num_byte_layers: int = 2
+    num_word_layers: int = 2
+    num_decoder_layers: int = 1
+    num_word_decoder_layers: int = 1
+    byte_key_value_heads: int | None = None
+    word_key_value_heads: int | None = None
+    max_word_length: int = 12
+    row_length: int = 64
+    use_memory: bool = True
+    pooling: str = "mean"
+    word_mask_length: int = 9
+    rope_theta: float | int = 10000.0
+    norm_eps: float = 1e-5
+    dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+    sequence_loss_weight: float | int = 0.75
+    word_loss_weight: float | int = 0.25
+    focal_gamma: float | int = 1.0
+    pad_token_id: int | None = 256
+    bos_token_id: int | None = 257
+    eos_token_id: int | None = 258
+    sep_token_id: int | None = 259
+    mask_token_id: int | None = 260
+    decoder_start_token_id: int | None = 257
+    is_encoder_decoder: bool = True
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        # All classes, whichever of them is saved: the Hub's loader knows no other list.
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        heads = self.num_attention_heads
+        if self.byte_key_value_heads is None:
+            self.byte_key_value_heads = max(heads // 4, 1)
+        if self.word_key_value_heads is None:
+            self.word_key_value_heads = max(heads // 2, 1)
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        """Refuse sizes that no model can have; called by the base class with its other validations."""
+        heads = self.num_attention_heads
+        if self.hidden_size % (2 * heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not split into {heads} heads of even width: "
+                f"give a multiple of {2 * heads}"
+            )
+        for name in ("byte_key_value_heads", "word_key_value_heads"):
+            if getattr(self, name) < 1 or heads % getattr(self, name):
+                raise ValueError(f"{name} {getattr(self, name)} does not divide num_attention_heads {heads}")
+        if not 4 <= self.max_word_length < self.row_length:
+            raise ValueError(
+                f"max_word_length {self.max_word_length} must be at least 4, the longest character, and below "
+                f"row_length {self.row_length}"
+            )
+        if self.pooling not in ("mean", "max", "learned_query"):
+            raise ValueError(f"pooling {self.pooling!r} is unknown: accepted are 'mean', 'max' and 'learned_query'")
+
+    @classmethod
+    def nano(cls, **kwargs):
+        """About 2.4 M parameters; trains on two CPU cores in minutes."""
+        sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_byte_layers": 1}
+        return cls(**sizes | {"byte_key_value_heads": 1, "word_key_value_heads": 3} | kwargs)
+
+    @classmethod
+    def xs(cls, **kwargs):
+        """The seed's smallest size, about 6 M parameters."""
+        return cls(**kwargs)
+
+    @classmethod
+    def s(cls, **kwargs):
+        """The seed's middle size: width 384, 12 heads, 2, 2 and 2 layers."""
+        return cls(**{"hidden_size": 384, "num_attention_heads": 12, "num_decoder_layers": 2} | kwargs)
+
+    @classmethod
+    def l(cls, **kwargs):  # noqa: E743 (the seed's own name)
+        """The seed's largest size: width 512, 8 heads, 4, 4 and 8 layers, feed-forward 4096."""
+        sizes = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 4096, "num_byte_layers": 4}
+        return cls(**sizes | {"num_word_layers": 4, "num_decoder_layers": 8} | kwargs)

@@ -1,0 +1,749 @@
+"""Encodzall: bytes to words to a text's vectors, and back to bytes.
+
+Source: Encodzall, a masked denoising autoencoder on bytes and words. Deviations, each of which made learning several times
+faster: a byte is bound to its place in its word by an elementwise product before it is pooled, and unbound in the same way by
+the word decoder; the sequence decoder attends to words with rotary positions counted in bytes on both sides, which turn the
+values too, so that what it reads of a word depends on how far into the word it is. The word decoder gets its word's vector
+added to every input, as attention to a single vector would add it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention import apply_rotary, eager_attention_forward, rotary_table
+from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
+from .byte_tokenizer import NUM_BYTES
+from .configuration_encodzall import EncodzallConfig
+from .packing import pack_rows
+from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
+from .tokenization_encodzall import split_words
+
+
+@dataclass
+class EncodzallModelOutput(ModelOutput):
+    """What [`EncodzallModel`] returns.
+
+    Attributes:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, words, hidden_size)`): the words' vectors.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): their mean, the text's embedding.
+        word_mask (`torch.LongTensor` of shape `(batch, words)`): 1 where there is a word, 0 on padding.
+        word_positions (`torch.LongTensor` of shape `(batch, words)`): where each word starts, in bytes.
+        hidden_states, attentions (`tuple`): of encoder 2, where asked for.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    word_mask: torch.LongTensor | None = None
+    word_positions: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class EncodzallOutput(AutoencoderOutput):
+    """What the Encodzall models with a decoder return.
+
+    Attributes:
+        loss (`torch.FloatTensor` of shape `()`): the weighted sum of the part losses, in nats a label.
+        sequence_loss (`torch.FloatTensor` of shape `()`): weighted part of the sequence decoder, detached.
+        word_loss (`torch.FloatTensor` of shape `()`): weighted part of the word decoder, detached.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocabulary)`): of the sequence decoder.
+        latents (`torch.FloatTensor` of shape `(batch, words, hidden_size)`): the words' vectors.
+        word_mask, word_positions (`torch.LongTensor` of shape `(batch, words)`): as of [`EncodzallModelOutput`].
+        past_key_values (`EncoderDecoderCache`): keys and values so far, with `use_cache`.
+    """
+
+    sequence_loss: torch.FloatTensor | None = None
+    word_loss: torch.FloatTensor | None = None
+    word_mask: torch.LongTensor | None = None
+    word_positions: torch.LongTensor | None = None
+    past_key_values: EncoderDecoderCache | None = None
+
+
+# With at most so many keys, torch's fused attention is several times slower on a CPU than attention written out.
+SHORT = 64
+
+
+def norm(config, width=None):
+    """Layer norm without bias."""
+    return nn.LayerNorm(width or config.hidden_size, eps=config.norm_eps, bias=False)
+
+
+class PlaceBinding(nn.Module):
+    """Binds vectors to places by an elementwise product and a sum, so that their mean keeps which vector stood where.
+
+    The factors are 1 plus weights in units of their initial standard deviation: random of unit variance at the start, so that
+    places are nearly independent, and as quick to move under Adam as an embedding is for its size.
+
+    Args:
+        num_places (`int`).
+        channels (`int`).
+        initializer_range (`float`): standard deviation of the initial weights.
+    """
+
+    def __init__(self, num_places, channels, initializer_range):
+        super().__init__()
+        self.unit = initializer_range
+        self.scale = nn.Embedding(num_places, channels)
+        self.shift = nn.Embedding(num_places, channels)
+
+    def forward(self, values, places):
+        """Bind values, shape `(..., channels)`, to places, shape `(...)`."""
+        return values * (1 + self.scale(places) / self.unit) + self.shift(places)
+
+
+class EncodzallAttention(nn.Module):
+    """Attention with grouped keys and values, normalised queries and keys, rotary positions and no biases.
+
+    With `turns_values`, values are turned by their own positions and the output back by the query's, so that a value reads
+    differently from each distance.
+
+    Args:
+        config ([`EncodzallConfig`]).
+        num_key_value_heads (`int`): heads of keys and values, each shared by a group of query heads.
+        layer_index (`int`, defaults to 0): its layer's place in the cache.
+        is_causal (`bool`, defaults to `False`): what holds where transformers leaves a mask out as redundant.
+        turns_values (`bool`, defaults to `False`): whether values are turned like keys.
+    """
+
+    def __init__(self, config, num_key_value_heads, layer_index=0, is_causal=False, turns_values=False):
+        super().__init__()
+        self.config = config
+        self.is_causal = is_causal
+        self.turns_values = turns_values
+        self.layer_index = layer_index
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, num_key_value_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, num_key_value_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_norm = norm(config, self.head_dim)
+        self.k_norm = norm(config, self.head_dim)
+
+    def keys_and_values(self, states, rotary):
+        """Project states, shape `(batch, keys, hidden_size)`, to keys and values, `(batch, heads, keys, head_dim)`."""
+        shape = (*states.shape[:-1], -1, self.head_dim)
+        key = self.k_norm(self.k_proj(states).view(shape)).transpose(1, 2)
+        value = self.v_proj(states).view(shape).transpose(1, 2)
+        return apply_rotary(key, rotary), apply_rotary(value, rotary) if self.turns_values else value
+
+    def forward(self, hidden_states, attention_mask, rotary, memory=None, memory_rotary=None, past_key_values=None):
+        """Attend from hidden states to themselves, or to `memory` where it is given.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch, queries, hidden_size)`).
+            attention_mask (`torch.Tensor`, *optional*): as transformers' masking functions make it.
+            rotary (`tuple`): the queries' rotary table.
+            memory (`torch.Tensor` of shape `(batch, keys, hidden_size)`, *optional*).
+            memory_rotary (`tuple`, *optional*): the memory's rotary table.
+            past_key_values (`EncoderDecoderCache`, *optional*): read and extended.
+
+        Returns:
+            `tuple`: output of the shape of `hidden_states`, and weights or `None`.
+        """
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = apply_rotary(self.q_norm(self.q_proj(hidden_states).view(shape)).transpose(1, 2), rotary)
+        if memory is None:
+            key, value = self.keys_and_values(hidden_states, rotary)
+            if past_key_values is not None:
+                key, value = past_key_values.self_attention_cache.update(key, value, self.layer_index)
+        elif past_key_values is not None and past_key_values.is_updated.get(self.layer_index):
+            cached = past_key_values.cross_attention_cache.layers[self.layer_index]
+            key, value = cached.keys, cached.values
+        else:
+            key, value = self.keys_and_values(memory, memory_rotary)
+            if past_key_values is not None:
+                key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_index)
+                past_key_values.is_updated[self.layer_index] = True
+        implementation = self.config._attn_implementation
+        if (
+            implementation == "sdpa"
+            and query.device.type == "cpu"
+            and key.shape[-2] <= SHORT
+            and attention_mask is not None
+        ):
+            implementation = "eager"
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        # Under autocast norms may return float32 beside bfloat16 values.
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+        )
+        if self.turns_values:
+            cosine, sine = rotary
+            output = apply_rotary(output.transpose(1, 2), (cosine, -sine)).transpose(1, 2)
+        return self.o_proj(output.reshape(hidden_states.shape)), weights
+
+
+class EncodzallLayer(GradientCheckpointingLayer):
+    """Pre-norm layer: self-attention, attention to a memory where the layer has one, and feed-forward.
+
+    Args:
+        config ([`EncodzallConfig`]).
+        num_key_value_heads (`int`): as of [`EncodzallAttention`].
+        layer_index (`int`, defaults to 0): its place in the stack.
+        has_memory (`bool`, defaults to `False`): whether it attends to a memory.
+    """
+
+    def __init__(self, config, num_key_value_heads, layer_index=0, has_memory=False):
+        super().__init__()
+        self.attention_norm = norm(config)
+        self.attention = EncodzallAttention(config, num_key_value_heads, layer_index, is_causal=has_memory)
+        if has_memory:
+            self.memory_attention_norm = norm(config)
+            self.memory_attention = EncodzallAttention(config, num_key_value_heads, layer_index, turns_values=True)
+        self.feed_forward_norm = norm(config)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.hidden_size, config.intermediate_size, bias=False),
+            nn.GELU(),
+            nn.Linear(config.intermediate_size, config.hidden_size, bias=False),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        hidden_states,
+        attention_mask,
+        rotary,
+        memory=None,
+        memory_mask=None,
+        memory_rotary=None,
+        past_key_values=None,
+    ):
+        """Hidden states, shape `(batch, length, hidden_size)`, to the same; the rest as of [`EncodzallAttention`]."""
+        attended, _ = self.attention(
+            self.attention_norm(hidden_states), attention_mask, rotary, past_key_values=past_key_values
+        )
+        hidden_states = hidden_states + self.dropout(attended)
+        if memory is not None:
+            attended, _ = self.memory_attention(
+                self.memory_attention_norm(hidden_states), memory_mask, rotary, memory, memory_rotary, past_key_values
+            )
+            hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
+
+
+@torch.compiler.disable
+def derive_word_index(input_ids, attention_mask, max_word_length):
+    """The tokenizer's `word_index`, from ids alone.
+
+    Args:
+        input_ids, attention_mask (`torch.LongTensor` of shape `(batch, length)`).
+        max_word_length (`int`).
+
+    Returns:
+        `torch.LongTensor` of shape `(batch, length)`: -1 where the mask is 0.
+    """
+    real = attention_mask.cpu().numpy().astype(bool)
+    counts = real.sum(1)
+    index = np.full(real.shape, -1, dtype=np.int64)
+    index[real] = split_words(input_ids.cpu().numpy()[real], np.cumsum(counts) - counts, max_word_length)
+    return torch.from_numpy(index).to(input_ids.device)
+
+
+class EncodzallPreTrainedModel(TextAutoencoder):
+    """Loading, saving and initial weights of the Encodzall models."""
+
+    config: EncodzallConfig
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncodzallLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LearnedQueryPooling):
+            module.reset_parameters(self.config.initializer_range)
+
+    def layers_of(self, number, num_key_value_heads, **kwargs):
+        """A stack of `number` layers."""
+        return nn.ModuleList(
+            EncodzallLayer(self.config, num_key_value_heads, index, **kwargs) for index in range(number)
+        )
+
+    def rotary(self, positions):
+        """Rotary table of positions, shape `(batch, length)`."""
+        config = self.config
+        return rotary_table(positions, config.hidden_size // config.num_attention_heads, config.rope_theta)
+
+
+class EncodzallModel(EncodzallPreTrainedModel):
+    """The encoder: bytes to one vector a word, each of which has seen the whole text.
+
+    Encoder 1 packs whole words into short rows, where bytes attend within their word only; each word is pooled to one
+    vector; encoder 2 lets the words of a text attend to each other.
+
+    Args:
+        config ([`EncodzallConfig`]).
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModel, AutoTokenizer
+    >>> tokenizer = AutoTokenizer.from_pretrained("org/encodzall-nano")
+    >>> model = AutoModel.from_pretrained("org/encodzall-nano")
+    >>> embedding = model(**tokenizer("any text", return_tensors="pt")).pooler_output
+    ```
+    """
+
+    has_decoder = False
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(EncodzallLayer, layer_name="word_encoder"),
+        "attentions": OutputRecorder(EncodzallAttention, index=1, layer_name="word_encoder"),
+    }
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.places = PlaceBinding(config.max_word_length, config.hidden_size, config.initializer_range)
+        self.byte_encoder = self.layers_of(config.num_byte_layers, config.byte_key_value_heads)
+        self.byte_norm = norm(config)
+        self.learned_pooling = (
+            LearnedQueryPooling(config.hidden_size, config.num_attention_heads)
+            if config.pooling == "learned_query"
+            else None
+        )
+        self.word_encoder = self.layers_of(config.num_word_layers, config.word_key_value_heads)
+        self.norm = norm(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    def pool(self, values, segments, num_segments):
+        """Pool bytes, shape `(bytes, hidden_size)`, to words, shape `(num_segments, hidden_size)`."""
+        if self.learned_pooling is not None:
+            return self.learned_pooling(values, segments, num_segments)
+        return (segment_max if self.config.pooling == "max" else segment_mean)(values, segments, num_segments)
+
+    def encode_words(self, flat_ids, segments, lengths):
+        """Encoder 1 and pooling.
+
+        Args:
+            flat_ids (`torch.LongTensor` of shape `(bytes,)`): the ids of all words, end to end.
+            segments (`torch.LongTensor` of shape `(bytes,)`): the word of each.
+            lengths (`torch.LongTensor` of shape `(words,)`).
+
+        Returns:
+            `torch.Tensor` of shape `(words, hidden_size)`.
+        """
+        rows = pack_rows(lengths, self.config.row_length, self.config.max_word_length)
+        places = rows.lay(rows.positions, 0)
+        states = self.places(self.embed_tokens(rows.lay(flat_ids, self.config.pad_token_id)), places)
+        mask = rows.attention_mask(self.config, states)
+        rotary = self.rotary(places)
+        for layer in self.byte_encoder:
+            states = layer(states, mask, rotary)
+        states = self.byte_norm(states.flatten(0, 1)[rows.slots])
+        return self.pool(states, segments, len(lengths))
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(self, input_ids=None, attention_mask=None, word_index=None, **kwargs):
+        """Encode texts.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`).
+            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding; by default every
+                id but `pad_token_id` counts.
+            word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokenizer's; by default derived
+                from the ids by the same rule, ids of 256 and above being words of their own.
+
+        Returns:
+            [`EncodzallModelOutput`]. A text without any byte has one word, of zeros before encoder 2.
+
+        Raises:
+            ValueError: without `input_ids`, or where a word is longer than `max_word_length`.
+        """
+        if input_ids is None:
+            raise ValueError(
+                "Encodzall needs input_ids: its words are made of bytes, so embeddings cannot replace them"
+            )
+        if attention_mask is None:
+            attention_mask = (input_ids != self.config.pad_token_id).long()
+        if word_index is None:
+            word_index = derive_word_index(input_ids, attention_mask, self.config.max_word_length)
+        real = (attention_mask != 0) & (word_index >= 0)
+        batch = torch.arange(len(input_ids), device=input_ids.device)[:, None].expand_as(input_ids)[real]
+        word, flat_ids = word_index[real], input_ids[real]
+        begins = torch.ones_like(word, dtype=torch.bool)
+        begins[1:] = (word[1:] != word[:-1]) | (batch[1:] != batch[:-1])
+        segments = begins.cumsum(0) - 1
+        num_words = int(word.max()) + 1 if len(word) else 1
+        cells = (batch * num_words + word)[begins]
+
+        # Where each word starts in the text, a masked word taken for one of usual length.
+        width = torch.where(input_ids == self.config.mask_token_id, self.config.word_mask_length, 1) * real
+        starts = (width.cumsum(1) - width)[real][begins]
+
+        shape = (len(input_ids), num_words)
+        word_mask = attention_mask.new_zeros(shape).flatten().index_fill(0, cells, 1).view(shape)
+        word_mask[:, 0] = 1
+        word_positions = word_mask.new_zeros(shape).flatten().index_copy(0, cells, starts).view(shape)
+        states = self.embed_tokens.weight.new_zeros(shape[0] * shape[1], self.config.hidden_size)
+        if len(word):
+            words = self.encode_words(flat_ids, segments, segment_count(segments, int(begins.sum())))
+            states = states.to(words.dtype).index_copy(0, cells, words)
+        states = states.view(*shape, -1)
+
+        mask = create_bidirectional_mask(self.config, states, word_mask)
+        rotary = self.rotary(torch.arange(num_words, device=states.device)[None])
+        for layer in self.word_encoder:
+            states = layer(states, mask, rotary)
+        states = self.norm(states) * word_mask[..., None].to(states.dtype)
+        return EncodzallModelOutput(
+            last_hidden_state=states,
+            pooler_output=states.sum(1) / word_mask.sum(1, keepdim=True).to(states.dtype),
+            word_mask=word_mask,
+            word_positions=word_positions,
+        )
+
+    def encode(self, input_ids, attention_mask=None, word_index=None):
+        """Return the words' vectors, shape `(batch, words, hidden_size)`; arguments as of `forward`."""
+        return self(input_ids, attention_mask, word_index).last_hidden_state
+
+    def latent_scale(self, latents):
+        """A 127th of eight standard deviations, by the final norm's weights."""
+        return self.norm.weight.detach().abs().clamp(min=1e-6) * (8 / 127)
+
+
+class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
+    """Causal decoder of a whole text, whose every layer attends to all its words.
+
+    Args:
+        config ([`EncodzallConfig`]).
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layers = self.layers_of(config.num_decoder_layers, config.word_key_value_heads, has_memory=True)
+        self.norm = norm(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(self, inputs_embeds, memory, word_mask, word_positions, past_key_values=None):
+        """Decode.
+
+        Args:
+            inputs_embeds (`torch.Tensor` of shape `(batch, length, hidden_size)`): embedded bytes, shifted by one.
+            memory (`torch.Tensor` of shape `(batch, words, hidden_size)`).
+            word_mask, word_positions (`torch.LongTensor` of shape `(batch, words)`).
+            past_key_values (`EncoderDecoderCache`, *optional*).
+
+        Returns:
+            `torch.Tensor` of shape `(batch, length, hidden_size)`.
+        """
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        positions = past_length + torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        cache = None if past_key_values is None else past_key_values.self_attention_cache
+        mask = create_causal_mask(self.config, inputs_embeds, None, cache, positions.expand(len(inputs_embeds), -1))
+        memory_mask = create_bidirectional_mask(self.config, inputs_embeds, word_mask, encoder_hidden_states=memory)
+        rotary, memory_rotary = self.rotary(positions), self.rotary(word_positions)
+        states = inputs_embeds
+        for layer in self.layers:
+            states = layer(states, mask, rotary, memory, memory_mask, memory_rotary, past_key_values)
+        return self.norm(states)
+
+
+class EncodzallWordDecoder(EncodzallPreTrainedModel):
+    """Causal decoder of each word alone, from its one vector.
+
+    Args:
+        config ([`EncodzallConfig`]).
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.condition = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.places = PlaceBinding(config.max_word_length + 1, config.hidden_size, config.initializer_range)
+        self.layers = self.layers_of(config.num_word_decoder_layers, config.byte_key_value_heads)
+        self.norm = norm(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(self, embed_tokens, words, labels, segments, lengths):
+        """Score each word's bytes and its end.
+
+        Args:
+            embed_tokens (`nn.Embedding`): of the bytes.
+            words (`torch.Tensor` of shape `(words, hidden_size)`): the words' vectors.
+            labels (`torch.LongTensor` of shape `(bytes,)`): the words' bytes, end to end; -100 where not asked.
+            segments (`torch.LongTensor` of shape `(bytes,)`): the word of each byte.
+            lengths (`torch.LongTensor` of shape `(words,)`).
+
+        Returns:
+            `tuple`: states `(bytes + words, hidden_size)` and labels `(bytes + words,)`, each word's bytes followed by
+            `sep_token_id`.
+        """
+        config = self.config
+        rows = pack_rows(lengths + 1, config.row_length, config.max_word_length + 1)
+        slots = torch.arange(len(labels), device=labels.device) + segments
+        targets = labels.new_full((len(labels) + len(lengths),), config.sep_token_id)
+        targets[slots] = labels
+        inputs = targets.new_full(targets.shape, config.bos_token_id)
+        inputs[slots + 1] = labels.masked_fill(labels == -100, config.pad_token_id)
+        places = rows.lay(rows.positions, 0)
+        conditions = self.condition(words)[rows.segments.clamp(min=0)]
+        states = embed_tokens(rows.lay(inputs, config.pad_token_id)) + self.places(conditions, places)
+        mask = rows.attention_mask(config, states, causal=True)
+        rotary = self.rotary(places)
+        for layer in self.layers:
+            states = layer(states, mask, rotary)
+        return self.norm(states.flatten(0, 1)[rows.slots]), targets
+
+
+class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixin):
+    """Encoder and sequence decoder: restores a text from the words' vectors of its noisy version.
+
+    Args:
+        config ([`EncodzallConfig`]).
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    >>> tokenizer = AutoTokenizer.from_pretrained("org/encodzall-nano")
+    >>> model = AutoModelForSeq2SeqLM.from_pretrained("org/encodzall-nano")
+    >>> model.reconstruct(["to be or not to be"], tokenizer)
+    ['to be or not to be']
+    ```
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _keys_to_ignore_on_load_unexpected = [r"^word_decoder\."]
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = EncodzallModel(config)
+        self.sequence_decoder = EncodzallSequenceDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_encoder(self, *args, **kwargs):
+        return self.model
+
+    def latent_scale(self, latents):
+        return self.model.latent_scale(latents)
+
+    def encode(self, input_ids, attention_mask=None, word_index=None):
+        """Return the words' vectors, shape `(batch, words, hidden_size)`; arguments as of [`EncodzallModel`]."""
+        return self.model.encode(input_ids, attention_mask, word_index)
+
+    def decode(self, latents, decoder_input_ids, word_mask=None, word_positions=None, past_key_values=None):
+        """Score each byte of a text, given the bytes before it and the words' vectors.
+
+        Args:
+            latents (`torch.Tensor` of shape `(batch, words, hidden_size)`).
+            decoder_input_ids (`torch.LongTensor` of shape `(batch, length)`): the text behind `decoder_start_token_id`.
+            word_mask (`torch.LongTensor` of shape `(batch, words)`, *optional*): by default all words count.
+            word_positions (`torch.LongTensor` of shape `(batch, words)`, *optional*): where each word starts in the
+                text, in bytes; by default words of `word_mask_length` bytes are assumed.
+            past_key_values (`EncoderDecoderCache`, *optional*).
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, length, vocabulary)`.
+        """
+        if word_mask is None:
+            word_mask = decoder_input_ids.new_ones(latents.shape[:2])
+        if word_positions is None:
+            word_positions = (word_mask.cumsum(1) - 1) * self.config.word_mask_length
+        embeds = self.model.embed_tokens(decoder_input_ids)
+        return self.lm_head(self.sequence_decoder(embeds, latents, word_mask, word_positions, past_key_values))
+
+    def shift_right(self, labels):
+        """Labels, shape `(batch, length)`, to decoder inputs: `decoder_start_token_id` first, the last label dropped."""
+        shifted = labels.roll(1, dims=1)
+        shifted[:, 0] = self.config.decoder_start_token_id
+        return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
+
+    prepare_decoder_input_ids_from_labels = shift_right
+
+    def encoder_output(self, input_ids, attention_mask, word_index):
+        """Run the encoder; where the configuration forgoes the memory, return zeros in its place."""
+        if self.config.use_memory:
+            return self.model(input_ids, attention_mask, word_index)
+        zeros = self.model.embed_tokens.weight.new_zeros(len(input_ids), 1, self.config.hidden_size)
+        ones = input_ids.new_ones(len(input_ids), 1)
+        return EncodzallModelOutput(zeros, zeros[:, 0], ones, ones - 1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        word_index=None,
+        decoder_input_ids=None,
+        encoder_outputs=None,
+        past_key_values=None,
+        labels=None,
+        label_word_index=None,
+        use_cache=None,
+        num_items_in_batch=None,
+        **kwargs,
+    ):
+        """Encode, decode, and compare with the labels.
+
+        Args:
+            input_ids, attention_mask, word_index: the noisy text, as of [`EncodzallModel`].
+            decoder_input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): by default the labels,
+                shifted right.
+            encoder_outputs ([`EncodzallModelOutput`], *optional*): instead of the noisy text.
+            past_key_values (`EncoderDecoderCache`, *optional*): keys and values of earlier calls.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the clean text and its end, -100 where
+                not asked.
+            label_word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): read by
+                [`EncodzallForPreTraining`].
+            use_cache (`bool`, *optional*): return `past_key_values`; by default without labels only.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): divisor of the losses; by default the labels here.
+
+        Returns:
+            [`EncodzallOutput`].
+
+        Raises:
+            ValueError: without labels and decoder inputs.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder_output(input_ids, attention_mask, word_index)
+        elif not isinstance(encoder_outputs, EncodzallModelOutput):
+            encoder_outputs = EncodzallModelOutput(**encoder_outputs)
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError(
+                    "the decoder needs labels or decoder_input_ids; to restore texts, call generate or reconstruct"
+                )
+            decoder_input_ids = self.shift_right(labels)
+        use_cache = (self.config.use_cache and labels is None and not self.training) if use_cache is None else use_cache
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        memory, word_mask = encoder_outputs.last_hidden_state, encoder_outputs.word_mask
+        logits = self.decode(memory, decoder_input_ids, word_mask, encoder_outputs.word_positions, past_key_values)
+        output = EncodzallOutput(
+            logits=logits,
+            latents=memory,
+            word_mask=word_mask,
+            word_positions=encoder_outputs.word_positions,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=encoder_outputs.hidden_states,
+            attentions=encoder_outputs.attentions,
+        )
+        if labels is not None:
+            self.add_losses(output, labels, label_word_index, num_items_in_batch)
+        return output
+
+    def add_losses(self, output, labels, label_word_index, num_items_in_batch):
+        """Set `loss` and the part losses of an output."""
+        output.loss = label_cross_entropy(output.logits, labels, num_items_in_batch)
+        output.sequence_loss = output.loss.detach()
+
+    @torch.no_grad()
+    def reconstruct(self, texts, tokenizer, max_new_tokens=None, stored=False, **kwargs):
+        """Encode texts and decode them again, freely running.
+
+        Args:
+            texts (`list[str]`).
+            tokenizer ([`EncodzallTokenizer`]).
+            max_new_tokens (`int`, *optional*): bytes to write at most; by default a quarter more than the longest text.
+            stored (`bool`, defaults to `False`): round the latents as they would be stored.
+            kwargs: passed to `generate`.
+
+        Returns:
+            `list[str]`, one text for each.
+        """
+        inputs = tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
+        encoded = self.encoder_output(**inputs)
+        if stored:
+            encoded.last_hidden_state = self.round_latents(encoded.last_hidden_state)
+        if max_new_tokens is None:
+            max_new_tokens = inputs["input_ids"].shape[1] * 5 // 4 + 16
+        ids = self.generate(encoder_outputs=encoded, max_new_tokens=max_new_tokens, **{"do_sample": False} | kwargs)
+        return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+class EncodzallForPreTraining(EncodzallForConditionalGeneration):
+    """Encoder, sequence decoder and word decoder: the model that masked denoising trains.
+
+    `loss = sequence_loss + word_loss`: the sequence decoder's cross-entropy times `sequence_loss_weight` (0.75) and the
+    word decoder's focal cross-entropy times `word_loss_weight` (0.25), both divided by the number of labels.
+
+    Args:
+        config ([`EncodzallConfig`]).
+    """
+
+    _keys_to_ignore_on_load_unexpected = None
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.word_decoder = EncodzallWordDecoder(config)
+        self.post_init()
+
+    def score_words(self, latents, labels, label_word_index):
+        """Score the words of the clean text, each from the vector of the word in its place.
+
+        Args:
+            latents (`torch.Tensor` of shape `(batch, words, hidden_size)`).
+            labels (`torch.LongTensor` of shape `(batch, length)`): the clean text.
+            label_word_index (`torch.LongTensor` of shape `(batch, length)`): its words; -1 on its end and on padding.
+
+        Returns:
+            `tuple`: logits `(bytes + words, vocabulary)` and labels `(bytes + words,)`.
+
+        Raises:
+            ValueError: where the clean text has more words than there are vectors.
+        """
+        real = label_word_index >= 0
+        word = label_word_index[real]
+        batch = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[real]
+        begins = torch.ones_like(word, dtype=torch.bool)
+        begins[1:] = (word[1:] != word[:-1]) | (batch[1:] != batch[:-1])
+        if len(word) and int(word.max()) >= latents.shape[1]:
+            raise ValueError(
+                f"the clean text has {int(word.max()) + 1} words but the noisy one {latents.shape[1]}: the word decoder "
+                "needs noise that keeps the number of words; train EncodzallForConditionalGeneration on any other"
+            )
+        segments = begins.cumsum(0) - 1
+        lengths = segment_count(segments, int(begins.sum()))
+        words = latents.flatten(0, 1)[(batch * latents.shape[1] + word)[begins]]
+        states, targets = self.word_decoder(self.model.embed_tokens, words, labels[real], segments, lengths)
+        return self.lm_head(states), targets
+
+    def add_losses(self, output, labels, label_word_index, num_items_in_batch):
+        if not self.config.use_memory:  # there are no words to decode
+            return super().add_losses(output, labels, label_word_index, num_items_in_batch)
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels != -100).sum().clamp(min=1)
+        sequence_loss = label_cross_entropy(output.logits, labels, num_items_in_batch)
+        if label_word_index is None:
+            is_byte = (labels >= 0) & (labels < NUM_BYTES)
+            label_word_index = derive_word_index(labels, is_byte, self.config.max_word_length)
+        logits, targets = self.score_words(output.latents, labels, label_word_index)
+        word_loss = label_cross_entropy(logits, targets, num_items_in_batch, self.config.focal_gamma)
+        sequence_loss = self.config.sequence_loss_weight * sequence_loss
+        word_loss = self.config.word_loss_weight * word_loss
+        output.loss = sequence_loss + word_loss
+        output.sequence_loss, output.word_loss = sequence_loss.detach(), word_loss.detach()

@@ -1,0 +1,105 @@
+"""Tokenizer of Encodzall: bytes, and the words that the encoder pools."""
+
+import numpy as np
+
+from .byte_tokenizer import NUM_BYTES, ByteTokenizer, character_starts
+from .packing import greedy_groups
+
+# Bytes after which a word may end, by ASCII's definition of white space.
+WHITE_SPACE = np.isin(np.arange(NUM_BYTES), np.frombuffer(b" \t\n\r\v\f", dtype=np.uint8))
+
+
+def split_words(ids, text_starts, max_word_length=12):
+    """Number the words of each text by Encodzall's rule.
+
+    A word is a run of bytes other than white space with the white space behind it. A word longer than
+    `max_word_length` bytes is split into parts of even length; neighbours that fit into `max_word_length` bytes
+    together are grouped. The groups are what the model calls words. Ids of special tokens (256 and above) are groups of
+    their own.
+
+    Source: Encodzall. Deviation: a part never cuts a UTF-8 character; to make room for that, words with multi-byte
+    characters are split into parts of up to `max_word_length - 3` bytes before the cuts move back to whole characters.
+
+    Args:
+        ids (`np.ndarray` of int, shape `(n,)`): the ids of all texts, end to end.
+        text_starts (`np.ndarray` of int, shape `(texts,)`): where each text starts, in rising order.
+        max_word_length (`int`, defaults to 12): bytes in a group at most; at least 4, the longest character.
+
+    Returns:
+        `np.ndarray` of int64, shape `(n,)`: each id's word, counted from 0 in each text.
+    """
+    n = len(ids)
+    if n == 0:
+        return np.zeros(0, dtype=np.int64)
+    is_byte = ids < NUM_BYTES
+    space = np.zeros(n, dtype=bool)
+    space[is_byte] = WHITE_SPACE[ids[is_byte]]
+    text_starts = text_starts[text_starts < n]
+    special = np.flatnonzero(~is_byte)
+    apart = np.union1d(np.union1d(text_starts, special), special + 1)
+    apart = apart[apart < n]
+
+    begins = np.zeros(n, dtype=bool)
+    begins[1:] = space[:-1] & ~space[1:]
+    begins[apart] = True
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(np.append(starts, n))
+
+    if lengths.max() > max_word_length:
+        starts = _split_long(ids, starts, lengths, max_word_length)
+        lengths = np.diff(np.append(starts, n))
+    first = np.zeros(n, dtype=bool)
+    first[starts[greedy_groups(lengths, max_word_length, np.searchsorted(starts, apart))]] = True
+    word = np.cumsum(first) - 1
+    text = np.searchsorted(text_starts, np.arange(n), side="right") - 1
+    return word - word[text_starts][text]
+
+
+def _split_long(ids, starts, lengths, max_word_length):
+    """Starts of all parts, after each word that is too long was split evenly between whole characters."""
+    whole = character_starts(ids)
+    has_multibyte = np.add.reduceat(~whole, starts) > 0
+    part_length = np.where(has_multibyte, max(max_word_length - 3, 1), max_word_length)
+    parts = np.where(lengths > max_word_length, -(-lengths // part_length), 1)
+    word = np.repeat(np.arange(len(starts)), parts)
+    part = np.arange(len(word)) - (np.cumsum(parts) - parts)[word]
+    cuts = starts[word] + part * lengths[word] // parts[word]
+    last_whole = np.maximum.accumulate(np.where(whole, np.arange(len(ids)), 0))
+    return np.unique(np.maximum(last_whole[cuts], starts[word]))
+
+
+class EncodzallTokenizer(ByteTokenizer):
+    """Byte tokenizer that also returns `word_index`, the number of the word that each byte belongs to.
+
+    Ids 0-260 are those of [`ByteTokenizer`]; above them stand the masks of single characters: `<mask_vowel>` 261,
+    `<mask_consonant>` 262, `<mask_other>` 263 (neither letter nor white space) and `<mask_any>` 264, which tells nothing
+    of what it hides. `<mask>` (260) stands for a whole word. `word_index` is -1 on padding. See [`split_words`] for the
+    rule.
+
+    Args:
+        max_word_length (`int`, defaults to 12): bytes in a word at most; at least 4, so that it holds any character.
+
+    Raises:
+        ValueError: if `max_word_length` is below 4.
+
+    Example:
+
+    ```python
+    >>> from modeling_textae import EncodzallTokenizer
+    >>> EncodzallTokenizer()("to be or not to be")["word_index"]
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    ```
+    """
+
+    model_input_names = ["input_ids", "attention_mask", "word_index"]
+    family_special_tokens = ("<mask_vowel>", "<mask_consonant>", "<mask_other>", "<mask_any>")
+
+    def __init__(self, max_word_length=12, **kwargs):
+        if max_word_length < 4:
+            raise ValueError(f"max_word_length {max_word_length} cannot hold every character: accepted is 4 and above")
+        self.max_word_length = max_word_length
+        super().__init__(max_word_length=max_word_length, **kwargs)
+
+    def derive_inputs(self, ids, text_starts):
+        """Return `word_index`, padded with -1."""
+        return {"word_index": (split_words(ids, text_starts, self.max_word_length), -1)}

@@ -1,0 +1,101 @@
+"""Optimizers that a recipe names: AdamW, and Muon for matrices beside AdamW for the rest."""
+
+import torch
+from torch import nn
+
+NAMES = ("adamw", "muon")
+
+
+def is_muon_matrix(name, module, parameter):
+    """Whether Muon trains a parameter of a module: the matrices of linear layers, but not output heads."""
+    return isinstance(module, nn.Linear) and parameter.ndim == 2 and not name.endswith("head")
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon on matrices and AdamW on everything else, as one optimizer with one state and one schedule.
+
+    Source: Jordan et al. 2024, "Muon"; `torch.optim.Muon` orthogonalises the momentum of each matrix. Its steps are scaled to
+    the size of AdamW's (`match_rms_adamw`), so that both learning rates are of one kind.
+
+    Args:
+        model (`nn.Module`).
+        lr (`float`, defaults to 3e-3): of AdamW.
+        muon_lr (`float`, defaults to 6e-3): of Muon.
+        weight_decay (`float`, defaults to 0): of matrices and embeddings; never of vectors.
+        betas (`tuple[float, float]`, defaults to (0.9, 0.98)), eps (`float`, defaults to 1e-8): of AdamW.
+        momentum (`float`, defaults to 0.95): of Muon.
+    """
+
+    def __init__(self, model, lr=3e-3, muon_lr=6e-3, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-8, momentum=0.95):
+        matrices, tensors, vectors, seen = [], [], [], set()
+        for prefix, module in model.named_modules():
+            for parameter in module.parameters(recurse=False):
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    is_matrix = is_muon_matrix(prefix, module, parameter)
+                    (matrices if is_matrix else tensors if parameter.ndim > 1 else vectors).append(parameter)
+        self.inner = []
+        if matrices:
+            muon = {"lr": muon_lr, "weight_decay": weight_decay, "momentum": momentum}
+            self.inner.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **muon))
+        rest = [{"params": tensors, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        if tensors or vectors:
+            rest = [group for group in rest if group["params"]]
+            self.inner.append(torch.optim.AdamW(rest, lr=lr, betas=betas, eps=eps))
+        groups = [g | {"optimizer": i} for i, optimizer in enumerate(self.inner) for g in optimizer.param_groups]
+        super().__init__(groups, {})
+        self._share()
+
+    def _share(self):
+        """Let the inner optimizers work on this one's groups and state, which schedules and checkpoints see."""
+        for i, optimizer in enumerate(self.inner):
+            optimizer.param_groups = [group for group in self.param_groups if group["optimizer"] == i]
+            optimizer.state = self.state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._share()
+
+    def step(self, closure=None):
+        """Step both; returns the closure's loss, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.inner:
+            optimizer.step()
+        return loss
+
+
+class MuonFactory:
+    """Makes [`MuonWithAdamW`] where the Trainer expects a factory: `factory()(model, **kwargs)`."""
+
+    def __call__(self, model, **kwargs):
+        return MuonWithAdamW(model, **kwargs)
+
+
+def optimizer_class_and_arguments(name, args, muon_learning_rate=None):
+    """What to hand to `Trainer(optimizer_cls_and_kwargs=...)`.
+
+    Args:
+        name (`str`): `"adamw"` or `"muon"`.
+        args (`TrainingArguments`): learning rate, weight decay and the numbers of AdamW.
+        muon_learning_rate (`float`, *optional*): by default twice the learning rate.
+
+    Returns:
+        `tuple`, or `None` for AdamW, which the Trainer makes itself.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"optimizer {name!r} is unknown: accepted are {', '.join(NAMES)}")
+    if name == "adamw":
+        return None
+    return MuonFactory, {
+        "lr": args.learning_rate,
+        "muon_lr": 2 * args.learning_rate if muon_learning_rate is None else muon_learning_rate,
+        "weight_decay": args.weight_decay,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+    }

@@ -1,0 +1,310 @@
+"""Recipes: the fields of a training run, where they come from, and what is refused before any work."""
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, PreTrainedConfig
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data.collators import EncodzallMaskingCollator
+from ..data.corpora import file_format
+from ..models.configuration_encodzall import EncodzallConfig
+from ..models.modeling_encodzall import EncodzallForPreTraining
+from ..models.tokenization_encodzall import EncodzallTokenizer
+from .optimizers import optimizer_class_and_arguments
+from .pid import LinearNoiseCallback, PIDNoiseCallback
+from .trainer import TextAETrainingArguments
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Family:
+    """The classes with which a family is pretrained."""
+
+    config: type
+    tokenizer: type
+    model: type
+    collator: type
+
+
+FAMILIES = {
+    "encodzall": Family(EncodzallConfig, EncodzallTokenizer, EncodzallForPreTraining, EncodzallMaskingCollator),
+}
+
+
+@dataclass
+class ModelArguments:
+    """The model."""
+
+    family: str = field(default="encodzall", metadata={"help": f"One of {', '.join(FAMILIES)}."})
+    size: str = field(default="nano", metadata={"help": "A preset of the family's configuration, like nano or xs."})
+    config: str | None = field(
+        default=None, metadata={"help": "Fields that differ from the preset, as JSON: '{\"dropout\": 0.1}'."}
+    )
+    initial_checkpoint: str | None = field(
+        default=None, metadata={"help": "Start from the weights of this checkpoint instead of random ones."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """The corpus. Without a dataset or files, the embedded one: English documentation out of the running Python."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "A dataset of the Hub."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
+    train_file: list[str] = field(
+        default_factory=list, metadata={"help": "Text, jsonl, csv or parquet files, each also compressed."}
+    )
+    validation_file: list[str] = field(default_factory=list, metadata={"help": "Likewise, of one format."})
+    text_column: str = field(default="text", metadata={"help": "The column that holds the text."})
+    streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
+    passage_length: int = field(default=256, metadata={"help": "Bytes in a passage at most."})
+    min_passage_length: int = field(default=32, metadata={"help": "Bytes in a passage at least."})
+    report_passages: int = field(default=64, metadata={"help": "Validation passages in the final report."})
+
+
+@dataclass
+class NoiseArguments:
+    """The noise and its control."""
+
+    noise: str = field(default="pid", metadata={"help": "pid, linear or fixed."})
+    noise_rate: float = field(default=0.1, metadata={"help": "Rate at the start, and throughout if fixed; 0 to 1."})
+    noise_end: float = field(default=0.4, metadata={"help": "Rate at the end if linear."})
+    noise_minimum: float = field(default=0.0, metadata={"help": "Lower bound of the controlled rate."})
+    noise_maximum: float = field(default=0.9, metadata={"help": "Upper bound of the controlled rate."})
+    loss_setpoint: float = field(default=0.3, metadata={"help": "Training loss to hold, in nats a label."})
+    control_warmup_steps: int = field(default=0, metadata={"help": "Steps at the first rate before control begins."})
+    pid_proportional: float = field(default=0.1, metadata={"help": "Rate for each nat of error."})
+    pid_integral: float = field(default=0.02, metadata={"help": "Rate for each nat of error and step."})
+    pid_derivative: float = field(default=0.05, metadata={"help": "Rate for each nat of change in a step."})
+    pid_smoothing: float = field(default=0.9, metadata={"help": "What the filtered loss keeps of itself a step."})
+
+    def callbacks(self):
+        """The callbacks that set the rate: none if it is fixed.
+
+        Raises:
+            ValueError: for an unknown kind of noise, or numbers out of range.
+        """
+        if self.noise == "fixed":
+            return []
+        if self.noise == "linear":
+            return [LinearNoiseCallback(self.noise_rate, self.noise_end)]
+        if self.noise != "pid":
+            raise ValueError(f"noise {self.noise!r} is unknown: accepted are pid, linear and fixed")
+        return [
+            PIDNoiseCallback(
+                self.loss_setpoint,
+                warmup_steps=self.control_warmup_steps,
+                minimum=self.noise_minimum,
+                maximum=self.noise_maximum,
+                start=self.noise_rate,
+                proportional=self.pid_proportional,
+                integral=self.pid_integral,
+                derivative=self.pid_derivative,
+                smoothing=self.pid_smoothing,
+            )
+        ]
+
+
+@dataclass
+class RecipeTrainingArguments(TextAETrainingArguments):
+    """Steps, sizes, rates, checkpoints and logs, as transformers names them."""
+
+    optimizer: str = field(default="muon", metadata={"help": "muon (matrices; AdamW for the rest) or adamw."})
+    muon_learning_rate: float | None = field(default=None, metadata={"help": "By default twice the learning rate."})
+    precision: str = field(
+        default=AUTO,
+        metadata={"help": "float32, bfloat16 autocast, or auto: bfloat16 where the machine is faster with it."},
+    )
+
+    def __post_init__(self):
+        if self.precision not in (AUTO, "float32", "bfloat16"):
+            raise ValueError(f"precision {self.precision!r} is unknown: accepted are auto, float32 and bfloat16")
+        # transformers takes bfloat16 on a machine without accelerator only where the CPU is chosen in so many words.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self.bf16 = self.precision == "bfloat16" or (self.precision == AUTO and bfloat16_is_fast(self.use_cpu))
+        super().__post_init__()
+
+
+def bfloat16_is_fast(use_cpu=False):
+    """Whether matrix products in bfloat16 are faster than in float32 on the machine that would train."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+# Of the training arguments, those that decide what is trained.
+DECISIVE = (
+    "optimizer",
+    "learning_rate",
+    "muon_learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "precision",
+    "seed",
+)
+PARTS = (ModelArguments, DataArguments, NoiseArguments, RecipeTrainingArguments)
+
+
+@dataclass
+class Recipe:
+    """A whole run, checked."""
+
+    model: ModelArguments
+    data: DataArguments
+    noise: NoiseArguments
+    training: RecipeTrainingArguments
+    family: Family
+    config: PreTrainedConfig
+
+    def fields(self):
+        """All fields that decide what is trained, as plain values."""
+        parts = (self.model, self.data, self.noise)
+        fields = {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+        return fields | {name: getattr(self.training, name) for name in DECISIVE}
+
+
+def parse_recipe(arguments=None):
+    """Read a recipe from a command line: a YAML file first, if any, then fields that override it.
+
+    Args:
+        arguments (`list[str]`, *optional*): by default those of the process.
+
+    Returns:
+        [`Recipe`].
+
+    Raises:
+        ValueError: for unknown fields, or values that no run can have; nothing was done by then.
+        FileNotFoundError: for files that are not there.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = HfArgumentParser(PARTS, description="Pretrain a text autoencoder: RECIPE.yaml [--field value ...]")
+    if arguments and not arguments[0].startswith("-"):
+        parser.set_defaults(**read_recipe_file(arguments.pop(0), parser))
+    for i, argument in enumerate(arguments):
+        # The flag alone means the last checkpoint.
+        last = i + 1 == len(arguments) or arguments[i + 1].startswith("--")
+        if argument == "--resume_from_checkpoint" and last:
+            arguments[i] = f"--resume_from_checkpoint={AUTO}"
+    *parts, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        raise ValueError(unknown_field(unknown[0].split("=")[0].lstrip("-"), parser))
+    model, data, noise, training = parts
+    return Recipe(model, data, noise, training, *check(model, data, noise, training))
+
+
+def read_recipe_file(path, parser):
+    """Fields of a YAML file, each of which the parser knows."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no recipe {path!r}: give a YAML file of recipes/, or fields as --name value")
+    fields = yaml.safe_load(Path(path).read_text()) or {}
+    if not isinstance(fields, dict):
+        raise ValueError(f"the recipe {path!r} must be a mapping of fields to values, not a {type(fields).__name__}")
+    known = {action.dest for action in parser._actions}
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{path}: {unknown_field(name, parser)}")
+    if isinstance(fields.get("config"), dict):
+        fields["config"] = json.dumps(fields["config"])
+    return fields
+
+
+def unknown_field(name, parser):
+    """Message for a field that does not exist, with those that are spelled alike."""
+    known = [action.dest for action in parser._actions if action.dest != "help"]
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"unknown field {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else "; see --help")
+
+
+def check(model, data, noise, training):
+    """Refuse what no run can have; return the family and the model's configuration."""
+    if model.family not in FAMILIES:
+        raise ValueError(f"family {model.family!r} is unknown: accepted are {', '.join(FAMILIES)}")
+    family = FAMILIES[model.family]
+    presets = [k for k, v in vars(family.config).items() if isinstance(v, classmethod)]
+    if model.size not in presets:
+        raise ValueError(f"size {model.size!r} is unknown: accepted are {', '.join(presets)}")
+    config = getattr(family.config, model.size)(**config_fields(model.config, family.config))
+    for path in [*data.train_file, *data.validation_file]:
+        file_format(path)
+    if data.dataset_name and data.train_file:
+        raise ValueError("give a dataset_name or a train_file, not both")
+    for name, smallest in (("passage_length", 4), ("min_passage_length", 1), ("report_passages", 1)):
+        if getattr(data, name) < smallest:
+            raise ValueError(f"{name} {getattr(data, name)} is too small: accepted is {smallest} and above")
+    if data.min_passage_length > data.passage_length:
+        raise ValueError(
+            f"min_passage_length {data.min_passage_length} exceeds passage_length {data.passage_length}: nothing would be left"
+        )
+    if data.streaming and training.max_steps <= 0:
+        raise ValueError("a streamed corpus has no known end: give --max_steps")
+    noise.callbacks()
+    optimizer_class_and_arguments(training.optimizer, training)
+    if model.initial_checkpoint and not os.path.isdir(model.initial_checkpoint):
+        raise FileNotFoundError(f"no checkpoint {model.initial_checkpoint!r} to start from")
+    return family, config
+
+
+def config_fields(text, config_class):
+    """Fields of a configuration, from JSON; refuses what is no field."""
+    if not text:
+        return {}
+    try:
+        fields: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--config must be JSON like '{{\"dropout\": 0.1}}', not {text!r}: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"--config must be a JSON object, not {text!r}")
+    known = [f.name for f in dataclasses.fields(config_class)]
+    for name in fields:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            raise ValueError(
+                f"{config_class.__name__} has no field {name!r}"
+                + (f"; did you mean {' or '.join(close)}?" if close else "")
+            )
+    return fields
+
+
+def checkpoint_to_resume(training):
+    """The checkpoint that a run goes on from, or `None` for a fresh one.
+
+    With `auto`, it is the newest complete one of the output folder: a checkpoint whose writing was cut short lacks a
+    readable trainer_state.json, which is written last, and is set aside.
+
+    Raises:
+        FileNotFoundError: for a named checkpoint that is not there.
+        FileExistsError: where a fresh run would write over an earlier one.
+    """
+    output, wanted = Path(training.output_dir), training.resume_from_checkpoint
+    if wanted and wanted not in (AUTO, "true", "True", True):
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise FileNotFoundError(f"{wanted!r} is no complete checkpoint: it has no trainer_state.json")
+        return wanted
+    if not wanted:
+        if output.is_dir() and any(output.iterdir()):
+            raise FileExistsError(
+                f"{training.output_dir!r} already holds a run: continue it with --resume_from_checkpoint or give another "
+                "--output_dir"
+            )
+        return None
+    while output.is_dir() and (last := get_last_checkpoint(training.output_dir)):
+        try:
+            json.loads((Path(last) / "trainer_state.json").read_text())
+            return last
+        except (FileNotFoundError, json.JSONDecodeError):
+            os.rename(last, Path(last).with_name(f"incomplete-{Path(last).name}-{os.getpid()}"))
+    return None

@@ -1,0 +1,138 @@
+"""The trainer of all families: transformers' own, with part losses, each step's loss and exact resume."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainingArguments
+
+from ..data.numbering import NumberedBatchSampler, NumberedDataset, NumberedIterable
+
+
+@dataclass
+class TextAETrainingArguments(TrainingArguments):
+    """Arguments of [`TextAETrainer`]: those of transformers, with defaults that text autoencoders need."""
+
+    output_dir: str | None = field(default="runs/textae", metadata={"help": "Where checkpoints and reports go."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Collators read columns that models do not."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Resume the state of the noise control with the run."}
+    )
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "tensorboard, mlflow, trackio or none."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs; the loss logged is their mean."})
+
+
+class TextAETrainer(Trainer):
+    """transformers' Trainer, plus:
+
+    - each part of a loss (`<part>_loss` of the model's output) is logged under its name, in training and evaluation;
+    - callbacks find the step's losses, averaged over accumulation and ranks, in `state.step_losses`;
+    - examples carry their index, epoch and step, so that noise drawn from them survives a resume in mid-epoch exactly;
+      a map-style dataset is cut to whole steps an epoch.
+
+    Args:
+        eval_collator (*optional*): collates in evaluation, so that the noise there stays the same while training's moves;
+            by default the training collator.
+
+    All other arguments are those of `Trainer`.
+    """
+
+    def __init__(self, *args, eval_collator=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.eval_collator = eval_collator
+        self._step_losses = {}
+        self._logged_losses = {}
+        self._logged_steps = 0
+        self._eval_losses = {}
+        self._eval_batches = 0
+
+    # Data
+
+    def get_train_dataloader(self):
+        """The loader of numbered examples; sizes and workers as the arguments say."""
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset")
+        args = self.args
+        loader = {
+            "collate_fn": self.data_collator,
+            "num_workers": args.dataloader_num_workers,
+            "pin_memory": args.dataloader_pin_memory,
+            "persistent_workers": args.dataloader_persistent_workers,
+            "prefetch_factor": args.dataloader_prefetch_factor,
+        }
+        batches_per_step = args.gradient_accumulation_steps * args.world_size
+        if isinstance(self.train_dataset, IterableDataset) or not hasattr(self.train_dataset, "__len__"):
+            numbered = NumberedIterable(self.train_dataset, self._train_batch_size * batches_per_step)
+            return self.accelerator.prepare(DataLoader(numbered, batch_size=self._train_batch_size, **loader))
+        numbered = NumberedDataset(self.train_dataset)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler = NumberedBatchSampler(numbered, self._train_batch_size, batches_per_step, seed)
+        return self.accelerator.prepare(DataLoader(numbered, batch_sampler=sampler, **loader))
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Trainer's loader, with numbered examples and the evaluation collator."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if hasattr(dataset, "__len__") and not isinstance(dataset, (str, dict)):
+            dataset = NumberedDataset(dataset)
+        training_collator = self.data_collator
+        self.data_collator = self.eval_collator or training_collator
+        try:
+            return super().get_eval_dataloader(dataset)
+        finally:
+            self.data_collator = training_collator
+
+    # Losses
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Compute the loss as Trainer does and keep the parts that the output names."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        parts = {name: value.detach() for name, value in outputs.items() if name.endswith("_loss")}
+        if model.training:
+            # As Trainer treats the loss: scaled to the ranks' mean, or divided by the number of micro-batches.
+            scale = self._part_scale(num_items_in_batch)
+            for name, value in parts.items():
+                self._step_losses[name] = self._step_losses.get(name, 0.0) + value * scale
+        else:
+            for name, value in parts.items():
+                self._eval_losses[name] = self._eval_losses.get(name, 0.0) + value
+            self._eval_batches += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def _part_scale(self, num_items_in_batch):
+        if not (self.model_accepts_loss_kwargs and num_items_in_batch is not None):
+            return 1 / self.current_gradient_accumulation_steps
+        return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Train on a micro-batch; after a step's last one, show callbacks the step's losses."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_losses["loss"] = self._step_losses.get("loss", 0.0) + loss
+        if self.accelerator.sync_gradients:
+            names = sorted(self._step_losses)
+            values = torch.stack([torch.as_tensor(self._step_losses[name]).float() for name in names])
+            values = self.accelerator.reduce(values.to(self.args.device), reduction="mean").tolist()
+            self.state.step_losses = dict(zip(names, values, strict=True))
+            self._step_losses = {}
+            self._logged_steps += 1
+            for name, value in self.state.step_losses.items():
+                self._logged_losses[name] = self._logged_losses.get(name, 0.0) + value
+        return loss
+
+    def log(self, logs, start_time=None):
+        """Log as Trainer does, with the part losses and what noise callbacks have to say."""
+        if "loss" in logs and self._logged_steps:
+            logs |= {k: v / self._logged_steps for k, v in self._logged_losses.items()}
+            self._logged_losses, self._logged_steps = {}, 0
+            for callback in self.callback_handler.callbacks:
+                if hasattr(callback, "logs"):
+                    logs |= callback.logs()
+        elif "eval_loss" in logs and self._eval_batches:
+            logs |= {f"eval_{k}": float(v) / self._eval_batches for k, v in self._eval_losses.items()}
+        super().log(logs, start_time)
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluate as Trainer does; the part losses join the metrics as `eval_<part>_loss`."""
+        self._eval_losses, self._eval_batches = {}, 0
+        return super().evaluate(*args, **kwargs)

@@ -1,0 +1,110 @@
+"""One record a model class: a tiny configuration, seeded inputs, and what the class can do. The common tests run on all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSeq2SeqLM
+
+import modeling_textae as textae
+from modeling_textae.data.collators import EncodzallMaskingCollator
+
+TEXTS = [
+    "The naïve café – “quoted” text.",
+    "to be or not to be, that is the question",
+    "internationalisation",
+    "日本語のテキスト and 🙂 emoji",
+]
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """What the common tests need to know of a model class."""
+
+    name: str
+    model_class: type
+    auto_class: type
+    tokenizer_class: type
+    config: Callable  # (**fields) -> a tiny configuration
+    inputs: Callable  # (texts, padding_side="right") -> inputs of forward, with labels where the class has a loss
+    output: str  # the name of the output that must not depend on padding and company
+    output_mask: Callable  # (inputs, output) -> which places of it are real
+    has_loss: bool = True
+    quick: bool = False  # runs the expensive common tests by default; one record a family
+    family_files: tuple[str, ...] = ()
+
+    def model(self, seed=0, **fields):
+        torch.manual_seed(seed)
+        return self.model_class(self.config(**fields)).eval()
+
+    def __str__(self):
+        return self.name
+
+
+def encodzall_config(**fields):
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_byte_layers": 1}
+    return textae.EncodzallConfig(**sizes | {"num_word_layers": 1, "initializer_range": 0.1} | fields)
+
+
+def encodzall_inputs(texts, padding_side="right"):
+    return dict(textae.EncodzallTokenizer()(texts, padding=True, padding_side=padding_side, return_tensors="pt"))
+
+
+def encodzall_training_inputs(texts, padding_side="right"):
+    """Masked texts and their labels; the noise of a text depends on the text alone."""
+    collator = EncodzallMaskingCollator(textae.EncodzallTokenizer(), rate=0.3, seed=1)
+    batch = collator([{"text": text, "index": sum(text.encode())} for text in texts])
+    if padding_side == "left":
+        shift = (batch["attention_mask"] == 0).sum(1)
+        for name in ("input_ids", "attention_mask", "word_index"):
+            batch[name] = torch.stack([row.roll(int(n)) for row, n in zip(batch[name], shift, strict=True)])
+    return batch
+
+
+ENCODZALL_FILES = ("configuration_encodzall", "modeling_encodzall", "tokenization_encodzall")
+
+CASES = [
+    ModelCase(
+        name="encodzall",
+        model_class=textae.EncodzallModel,
+        auto_class=AutoModel,
+        tokenizer_class=textae.EncodzallTokenizer,
+        config=encodzall_config,
+        inputs=encodzall_inputs,
+        output="last_hidden_state",
+        output_mask=lambda inputs, output: output.word_mask.bool(),
+        has_loss=False,
+        family_files=ENCODZALL_FILES,
+    ),
+    ModelCase(
+        name="encodzall-pretraining",
+        model_class=textae.EncodzallForPreTraining,
+        auto_class=AutoModelForPreTraining,
+        tokenizer_class=textae.EncodzallTokenizer,
+        config=encodzall_config,
+        inputs=encodzall_training_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["labels"] != -100,
+        quick=True,
+        family_files=ENCODZALL_FILES,
+    ),
+    ModelCase(
+        name="encodzall-seq2seq",
+        model_class=textae.EncodzallForConditionalGeneration,
+        auto_class=AutoModelForSeq2SeqLM,
+        tokenizer_class=textae.EncodzallTokenizer,
+        config=lambda **fields: encodzall_config(**{"pooling": "learned_query"} | fields),
+        inputs=encodzall_training_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["labels"] != -100,
+        family_files=ENCODZALL_FILES,
+    ),
+]
+
+
+def cases(expensive=False, **capabilities):
+    """Parameters for pytest: the records with these capabilities; of expensive tests all but one a family are slow."""
+    import pytest
+
+    chosen = [c for c in CASES if all(getattr(c, name) == value for name, value in capabilities.items())]
+    return [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if expensive and not c.quick else []) for c in chosen]

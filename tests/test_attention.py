@@ -1,0 +1,40 @@
+import pytest
+import torch
+from torch import nn
+
+from modeling_textae.models.attention import apply_rotary, eager_attention_forward, rotary_table
+
+
+def test_rotary_equals_complex_multiplication():
+    states = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    positions = torch.tensor([[0, 1, 2, 7, 500], [3, 3, 4, 9, 10]])
+    turned = apply_rotary(states, rotary_table(positions, 8, dtype=torch.float64))
+    pairs = torch.complex(states[..., :4], states[..., 4:])
+    angles = positions[:, None, :, None].double() * 10000.0 ** (-torch.arange(4).double() / 4)
+    expected = pairs * torch.polar(torch.ones_like(angles), angles)
+    torch.testing.assert_close(turned, torch.cat((expected.real, expected.imag), -1), atol=1e-4, rtol=1e-4)
+
+
+def test_rotary_products_depend_on_distance_alone():
+    query, key = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+
+    def product(i, j):
+        turned = [apply_rotary(x, rotary_table(torch.tensor([[p]]), 8)) for x, p in ((query, i), (key, j))]
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(product(9, 4), product(105, 100), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_eager_attention_equals_torchs(additive):
+    module = nn.Module()
+    module.num_key_value_groups = 2
+    query, key, value = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
+    mask = torch.rand(2, 1, 5, 7) < 0.7
+    mask[..., 0] = True
+    given = torch.zeros(mask.shape).masked_fill(~mask, -1e9) if additive else mask
+    output, weights = eager_attention_forward(module, query, key, value, given, scaling=8**-0.5)
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    torch.testing.assert_close(output, expected.transpose(1, 2))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 5))
+    assert weights.masked_select(~mask.expand_as(weights)).abs().max() < 1e-6
