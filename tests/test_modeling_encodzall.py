@@ -1,0 +1,384 @@
+import pytest
+import torch
+from model_cases import TEXTS, encodzall_config, encodzall_training_inputs
+from torch import nn
+from transformers import pipeline
+
+import modeling_textae as textae
+from modeling_textae.data.collators import EncodzallMaskingCollator
+from modeling_textae.models.attention import eager_attention_forward, rotary_table
+from modeling_textae.models.autoencoder import label_cross_entropy
+
+
+@pytest.fixture
+def tokenizer():
+    return textae.EncodzallTokenizer()
+
+
+def build(model_class, seed=0, **fields):
+    torch.manual_seed(seed)
+    return model_class(encodzall_config(**fields)).eval()
+
+
+def encode(tokenizer, texts, **kwargs):
+    return tokenizer(texts, padding=True, return_tensors="pt", **kwargs)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "learned_query"])
+@torch.no_grad()
+def test_packed_words_equal_words_encoded_one_by_one(tokenizer, pooling):
+    model = build(textae.EncodzallModel, pooling=pooling, num_byte_layers=2)
+    ids, index = (encode(tokenizer, ["the quick brown fox, naïvely: 日本語の"])[k][0] for k in ("input_ids", "word_index"))
+    lengths = torch.bincount(index)
+    packed = model.encode_words(ids, index, lengths)
+    for word in range(len(lengths)):
+        own = ids[index == word]
+        places = torch.arange(len(own))[None]
+        states = model.places(model.embed_tokens(own[None]), places)
+        for layer in model.byte_encoder:
+            states = layer(states, None, model.rotary(places))
+        alone = model.pool(model.byte_norm(states)[0], torch.zeros(len(own), dtype=torch.long), 1)
+        torch.testing.assert_close(packed[word], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_attention_equals_its_formula():
+    model = build(textae.EncodzallModel)
+    attention = model.word_encoder[0].attention
+    states = torch.randn(2, 5, 32)
+    positions = torch.arange(5)[None]
+    output, _ = attention(states, None, model.rotary(positions))
+    width = 8
+
+    def turn(x):
+        cosine, sine = (part[0, 0] for part in rotary_table(positions, width))
+        return x * cosine + torch.cat((-x[..., 4:], x[..., :4]), -1) * sine
+
+    heads = []
+    for h in range(4):
+        group = h // 2  # two query heads share a key and value head
+        query = attention.q_norm(attention.q_proj(states)[..., h * width : (h + 1) * width])
+        key = attention.k_norm(attention.k_proj(states)[..., group * width : (group + 1) * width])
+        value = attention.v_proj(states)[..., group * width : (group + 1) * width]
+        weights = (turn(query) @ turn(key).transpose(1, 2) / width**0.5).softmax(-1)
+        heads.append(weights @ value)
+    torch.testing.assert_close(output, attention.o_proj(torch.cat(heads, -1)), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_memory_attention_reads_values_by_distance():
+    model = build(textae.EncodzallForConditionalGeneration)
+    attention = model.sequence_decoder.layers[0].memory_attention
+    states, memory = torch.randn(1, 3, 32), torch.randn(1, 4, 32)
+    at, where = torch.tensor([[5, 9, 20]]), torch.tensor([[0, 6, 11, 19]])
+    output, _ = attention(states, None, model.rotary(at), memory, model.rotary(where))
+    moved, _ = attention(states, None, model.rotary(at + 100), memory, model.rotary(where + 100))
+    torch.testing.assert_close(output, moved, atol=1e-4, rtol=1e-3)
+    shifted, _ = attention(states, None, model.rotary(at + 1), memory, model.rotary(where))
+    assert (output - shifted).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_byte_reaches_other_words_only_through_encoder_two(tokenizer):
+    model = build(textae.EncodzallModel)
+    ids, index = (encode(tokenizer, [TEXTS[1]])[k][0] for k in ("input_ids", "word_index"))
+    changed = ids.clone()
+    changed[index == 1] = ord("x")
+    lengths = torch.bincount(index)
+    before, after = model.encode_words(ids, index, lengths), model.encode_words(changed, index, lengths)
+    same = (before == after).all(1)
+    assert not same[1]
+    assert same[torch.arange(len(lengths)) != 1].all()
+    whole = [model(x[None], word_index=index[None]).last_hidden_state[0] for x in (ids, changed)]
+    assert not (whole[0] == whole[1]).all(1).any()
+
+
+@torch.no_grad()
+def test_the_decoder_sees_nothing_of_what_it_predicts():
+    model = build(textae.EncodzallForPreTraining)
+    inputs = encodzall_training_inputs([TEXTS[1]])
+    encoded = model.encoder_output(inputs["input_ids"], inputs["attention_mask"], inputs["word_index"])
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        labels = inputs["labels"]
+        base = model(encoder_outputs=encoded, decoder_input_ids=model.shift_right(labels), use_cache=False).logits
+        for t in (0, 7, labels.shape[1] - 2):
+            other = labels.clone()
+            other[0, t] = ord("#")
+            logits = model(encoder_outputs=encoded, decoder_input_ids=model.shift_right(other), use_cache=False).logits
+            torch.testing.assert_close(logits[0, : t + 1], base[0, : t + 1], atol=1e-5, rtol=1e-5)
+            assert (logits[0, t + 1] - base[0, t + 1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_the_word_decoder_sees_its_own_words_past_only():
+    model = build(textae.EncodzallForPreTraining)
+    inputs = encodzall_training_inputs([TEXTS[1]])
+    labels, index = inputs["labels"], inputs["label_word_index"]
+    latents = model.encode(inputs["input_ids"], inputs["attention_mask"], inputs["word_index"])
+    base, targets = model.score_words(latents, labels, index)
+    real = index[0] >= 0
+    words = torch.bincount(index[0][real])
+    assert len(targets) == real.sum() + len(words)
+    ends = words.cumsum(0) + torch.arange(len(words))
+    assert (targets[ends] == 259).all()
+    assert torch.equal(targets[targets != 259], labels[0][real])
+    t = 15
+    other = labels.clone()
+    other[0, t] = ord("#")
+    logits, _ = model.score_words(latents, other, index)
+    slot = t + int(index[0, t])
+    end = int(ends[index[0, t]])
+    changed = (logits - base).abs().amax(1) > 1e-5
+    assert changed[slot + 1 : end + 1].all()
+    assert not changed[: slot + 1].any()
+    assert not changed[end + 1 :].any()
+    latents[0, int(index[0, t])] += 1.0
+    changed = (model.score_words(latents, labels, index)[0] - base).abs().amax(1) > 1e-6
+    assert changed.nonzero().flatten().tolist() == list(range(end - int(words[index[0, t]]), end + 1))
+
+
+@torch.no_grad()
+def test_ids_alone_give_the_tokenizers_words(tokenizer):
+    model = build(textae.EncodzallModel)
+    for side in ("right", "left"):
+        inputs = encode(tokenizer, TEXTS, padding_side=side)
+        full = model(**inputs)
+        bare = model(inputs["input_ids"])
+        assert torch.equal(full.last_hidden_state, bare.last_hidden_state)
+        assert torch.equal(full.word_positions, bare.word_positions)
+
+
+@torch.no_grad()
+def test_word_positions_count_bytes_and_usual_lengths_for_masks(tokenizer):
+    model = build(textae.EncodzallModel)
+    output = model(torch.tensor([[97, 98, 32, 260, 99]]), word_index=torch.tensor([[0, 0, 0, 1, 2]]))
+    assert output.word_positions.tolist() == [[0, 3, 3 + model.config.word_mask_length]]
+
+
+@torch.no_grad()
+def test_empty_texts_have_one_word_and_no_nan(tokenizer):
+    model = build(textae.EncodzallModel)
+    for texts in ([""], ["", "abc"]):
+        output = model(**encode(tokenizer, texts))
+        assert output.word_mask[0].sum() == 1
+        assert output.last_hidden_state.isfinite().all()
+        assert output.pooler_output.isfinite().all()
+
+
+@torch.no_grad()
+def test_the_embedding_is_the_mean_of_the_words(tokenizer):
+    output = build(textae.EncodzallModel)(**encode(tokenizer, TEXTS))
+    for states, mask, pooled in zip(output.last_hidden_state, output.word_mask, output.pooler_output, strict=True):
+        torch.testing.assert_close(states[mask.bool()].mean(0), pooled)
+
+
+@torch.no_grad()
+def test_hidden_states_and_attentions_are_of_encoder_two(tokenizer):
+    model = build(textae.EncodzallModel, num_word_layers=3)
+    inputs = encode(tokenizer, [TEXTS[1], TEXTS[2]])
+    model.set_attn_implementation("eager")
+    output = model(**inputs, output_hidden_states=True, output_attentions=True)
+    words = output.last_hidden_state.shape[1]
+    assert [a.shape for a in output.attentions] == [(2, 4, words, words)] * 3
+    assert len(output.hidden_states) == 4
+    assert all(h.shape == output.last_hidden_state.shape for h in output.hidden_states)
+    mask = output.word_mask.bool()
+    for attention in output.attentions:
+        torch.testing.assert_close(attention.sum(-1)[0], torch.ones(4, words))
+        assert attention[1][..., ~mask[1]].abs().max() == 0
+
+
+# Generation
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model that has learned to copy two texts, so that what it writes is no accident."""
+    model = build(textae.EncodzallForConditionalGeneration).train()
+    collator = EncodzallMaskingCollator(textae.EncodzallTokenizer(), rate=0.0)
+    inputs = collator([{"text": text} for text in (TEXTS[1], TEXTS[2])])
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(200):
+        model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def generate(model, tokenizer, texts, **kwargs):
+    inputs = encode(tokenizer, texts)
+    return tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=60, **kwargs), skip_special_tokens=True)
+
+
+def test_generation_copies_in_batches_of_unequal_length(trained, tokenizer):
+    texts = [TEXTS[1], TEXTS[2]]
+    together = generate(trained, tokenizer, texts, do_sample=False)
+    assert together == texts
+    assert together == [generate(trained, tokenizer, [text], do_sample=False)[0] for text in texts]
+    assert trained.reconstruct(texts, tokenizer) == texts
+
+
+def test_the_cache_changes_nothing(trained, tokenizer):
+    texts = ["another text", TEXTS[1][:20]]
+    for kwargs in ({"do_sample": False}, {"do_sample": False, "num_beams": 3}):
+        assert generate(trained, tokenizer, texts, use_cache=True, **kwargs) == generate(
+            trained, tokenizer, texts, use_cache=False, **kwargs
+        )
+
+
+def test_sampling_follows_the_seed(trained, tokenizer):
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(generate(trained, tokenizer, ["unseen words"], do_sample=True, temperature=3.0))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_bare_model_is_served_by_a_pretraining_checkpoint(tmp_path, tokenizer):
+    model = build(textae.EncodzallForPreTraining)
+    model.save_pretrained(tmp_path)
+    seq2seq, info = textae.EncodzallForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    encoder = textae.EncodzallModel.from_pretrained(tmp_path)
+    inputs = encode(tokenizer, TEXTS)
+    assert torch.equal(encoder.eval().encode(**inputs), model.encode(**inputs))
+    assert torch.equal(seq2seq.eval().encode(**inputs), model.encode(**inputs))
+
+
+def test_feature_extraction_pipeline(tmp_path, tokenizer):
+    build(textae.EncodzallModel).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    features = pipeline("feature-extraction", model=str(tmp_path), tokenizer=str(tmp_path), device="cpu")(TEXTS[1])
+    assert len(features[0][0]) == 32
+
+
+# Losses
+
+
+def test_losses_are_weighted_parts_over_the_number_of_labels():
+    model = build(textae.EncodzallForPreTraining)
+    inputs = encodzall_training_inputs(TEXTS)
+    with torch.no_grad():
+        output = model(**inputs)
+        number = (inputs["labels"] != -100).sum()
+        sequence = nn.functional.cross_entropy(output.logits.flatten(0, 1), inputs["labels"].flatten(), reduction="sum")
+        logits, targets = model.score_words(output.latents, inputs["labels"], inputs["label_word_index"])
+        probability = logits.softmax(-1).gather(1, targets[:, None])[:, 0]
+        word = ((1 - probability) * -probability.log()).sum()
+    torch.testing.assert_close(output.sequence_loss, 0.75 * sequence / number)
+    torch.testing.assert_close(output.word_loss, 0.25 * word / number)
+
+
+def test_focal_cross_entropy_equals_its_formula_with_gradients():
+    logits = torch.randn(7, 5, dtype=torch.float64).requires_grad_()
+    labels = torch.tensor([0, 1, -100, 4, 3, -100, 2])
+    for gamma in (0.0, 1.0, 2.5):
+        loss = label_cross_entropy(logits, labels, focal_gamma=gamma)
+        kept = labels >= 0
+        p = logits[kept].softmax(-1).gather(1, labels[kept][:, None])[:, 0]
+        expected = (-((1 - p) ** gamma) * p.log()).mean()
+        torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-6)
+        found, wanted = torch.autograd.grad(loss, logits)[0], torch.autograd.grad(expected, logits)[0]
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_words_that_do_not_line_up_are_refused():
+    model = build(textae.EncodzallForPreTraining)
+    inputs = encodzall_training_inputs([TEXTS[1]])
+    longer = encodzall_training_inputs([TEXTS[1] * 2])
+    inputs |= {name: longer[name] for name in ("labels", "label_word_index")}
+    with pytest.raises(ValueError, match="noise that keeps the number of words"):
+        model(**inputs)
+
+
+def test_without_memory_the_text_does_not_matter():
+    model = build(textae.EncodzallForPreTraining, use_memory=False)
+    inputs = encodzall_training_inputs(TEXTS)
+    other = dict(inputs, input_ids=torch.full_like(inputs["input_ids"], ord("x")))
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, model(**other).logits)
+        assert model(**inputs).loss.isfinite()
+
+
+def test_calls_without_inputs_are_refused():
+    with pytest.raises(ValueError, match="needs input_ids"):
+        build(textae.EncodzallModel)()
+    with pytest.raises(ValueError, match="needs labels or decoder_input_ids"):
+        build(textae.EncodzallForConditionalGeneration)(torch.tensor([[97]]))
+    with pytest.raises(ValueError, match="length 13 cannot be packed"):
+        build(textae.EncodzallModel)(torch.full((1, 13), 97), word_index=torch.zeros(1, 13, dtype=torch.long))
+
+
+# Latents
+
+
+@torch.no_grad()
+def test_stored_latents_are_bytes_and_cost_eight_bits(tokenizer):
+    model = build(textae.EncodzallForConditionalGeneration)
+    encoded = model.model(**encode(tokenizer, TEXTS))
+    latents = encoded.last_hidden_state
+    stored = model.round_latents(latents)
+    scale = model.latent_scale(latents)
+    codes = stored / scale
+    torch.testing.assert_close(codes, codes.round(), atol=1e-3, rtol=0)
+    assert codes.abs().max() <= 127.001
+    assert (stored - latents).abs().max() <= scale.max() * 0.51
+    bits = model.latent_bits(latents, encoded.word_mask)
+    assert bits.tolist() == [8 * 32 * int(n) for n in encoded.word_mask.sum(1)]
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes", "millions"),
+    [
+        ("xs", {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1536, "layers": (2, 2, 1)}, 6.1),
+        ("s", {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "layers": (2, 2, 2)}, 12.3),
+        ("l", {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 4096, "layers": (4, 4, 8)}, 90.8),
+        ("nano", {"hidden_size": 192, "layers": (1, 2, 1)}, 2.4),
+    ],
+)
+def test_presets_have_the_seeds_sizes(preset, sizes, millions):
+    config = getattr(textae.EncodzallConfig, preset)()
+    assert (config.num_byte_layers, config.num_word_layers, config.num_decoder_layers) == sizes.pop("layers")
+    assert {name: getattr(config, name) for name in sizes} == sizes
+    with torch.device("meta"):
+        model = textae.EncodzallForPreTraining(config)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+    if preset == "nano":
+        assert 2 * sum(p.numel() for p in model.parameters()) < 5 * 2**20
+
+
+def test_grouped_heads_are_a_quarter_and_a_half():
+    config = textae.EncodzallConfig.l()
+    assert (config.byte_key_value_heads, config.word_key_value_heads) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": 30}, "hidden_size 30"),
+        ({"byte_key_value_heads": 3}, "byte_key_value_heads 3"),
+        ({"row_length": 12}, "below row_length 12"),
+        ({"pooling": "median"}, "'median' is unknown"),
+    ],
+)
+def test_impossible_sizes_are_refused(fields, message):
+    with pytest.raises(Exception, match=message):
+        textae.EncodzallConfig(**fields)
+
+
+def test_short_blocks_take_the_written_out_attention(monkeypatch, tokenizer):
+    called = []
+
+    def spy(*args, **kwargs):
+        called.append(args[2].shape[-2])
+        return eager_attention_forward(*args, **kwargs)
+
+    monkeypatch.setattr("modeling_textae.models.modeling_encodzall.eager_attention_forward", spy)
+    model = build(textae.EncodzallModel)
+    assert model.config._attn_implementation == "sdpa"
+    model(**encode(tokenizer, [TEXTS[1] * 100]))
+    assert called == [64]  # encoder 1's rows; the text's 400 words go to the fused kernel

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from model_cases import TEXTS, encodzall_config, encodzall_training_inputs
+from transformers import TrainingArguments
+
+import modeling_textae as textae
+from modeling_textae.training.optimizers import MuonFactory, MuonWithAdamW, optimizer_class_and_arguments
+
+
+def build():
+    torch.manual_seed(0)
+    return textae.EncodzallForPreTraining(encodzall_config())
+
+
+def step(model, optimizer, scheduler=None):
+    model(**encodzall_training_inputs(TEXTS)).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if scheduler:
+        scheduler.step()
+
+
+def test_every_parameter_is_trained_by_one_of_both():
+    model = build()
+    optimizer = MuonFactory()(model, weight_decay=0.1)
+    owners = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert owners.keys() == names.keys()
+    for key, group in owners.items():
+        name = names[key]
+        parameter = model.get_parameter(name)
+        assert (group["optimizer"] == 0) == (name.endswith(".weight") and "proj" in name or ".feed_forward." in name or "condition" in name)
+        assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+
+
+def test_matrices_move_as_torchs_muon_and_the_rest_as_adamw():
+    model, twin = build(), build()
+    optimizer = MuonWithAdamW(model, lr=1e-3, muon_lr=2e-3)
+    matrices = {id(p) for p in optimizer.inner[0].param_groups[0]["params"]}
+    pairs = list(zip(model.parameters(), twin.parameters(), strict=True))
+    muon = torch.optim.Muon(
+        [b for a, b in pairs if id(a) in matrices], lr=2e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(
+        [b for a, b in pairs if id(a) not in matrices], lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98)
+    )
+    for _ in range(3):
+        step(model, optimizer)
+        twin(**encodzall_training_inputs(TEXTS)).loss.backward()
+        muon.step()
+        adamw.step()
+        twin.zero_grad()
+    for a, b in pairs:
+        torch.testing.assert_close(a, b)
+
+
+def test_state_goes_on_exactly_with_its_schedule(tmp_path):
+    def start():
+        model = build()
+        optimizer = MuonWithAdamW(model)
+        return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 / (k + 1))
+
+    model, optimizer, scheduler = start()
+    for _ in range(2):
+        step(model, optimizer, scheduler)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    again, second, second_scheduler = start()
+    again.load_state_dict(model.state_dict())
+    second.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    second_scheduler.load_state_dict(scheduler.state_dict())
+    for m, o, s in ((model, optimizer, scheduler), (again, second, second_scheduler)):
+        for _ in range(2):
+            step(m, o, s)
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert [g["lr"] for g in optimizer.param_groups] == [g["lr"] for g in second.param_groups]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(6e-3 / 5)
+
+
+def test_names(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), learning_rate=1e-3, use_cpu=True)
+    assert optimizer_class_and_arguments("adamw", args) is None
+    assert optimizer_class_and_arguments("muon", args)[1]["muon_lr"] == 2e-3
+    with pytest.raises(ValueError, match="'sgd' is unknown: accepted are adamw, muon"):
+        optimizer_class_and_arguments("sgd", args)

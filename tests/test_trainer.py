@@ -1,0 +1,128 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_run import TEXTS, summary, train
+from transformers import Trainer
+
+from modeling_textae.data.numbering import NumberedBatchSampler, NumberedDataset
+
+HERE = Path(__file__).parent
+
+
+def run(output_dir, processes=1, check=True, **arguments):
+    """Train in a process of its own, or in several."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    done = subprocess.run(
+        [sys.executable, *launcher, str(HERE / "training_run.py"), str(output_dir), json.dumps(arguments)],
+        capture_output=True, text=True, cwd=HERE, check=False,
+    )  # fmt: skip
+    if check:
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads((Path(output_dir) / "summary.json").read_text())
+    return done.returncode
+
+
+def assert_same_run(first, second, **tolerance):
+    assert [log["step"] for log in first["logs"]] == [log["step"] for log in second["logs"]]
+    for a, b in zip(first["logs"], second["logs"], strict=True):
+        assert a == (pytest.approx(b, **tolerance) if tolerance else b)
+    assert first["weights"] == (pytest.approx(second["weights"], **tolerance) if tolerance else second["weights"])
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """An uninterrupted run of one and a fifth epochs."""
+    return summary(train(tmp_path_factory.mktemp("straight"), dropout=0.1))
+
+
+def test_losses_parts_and_noise_are_logged(straight):
+    for log in straight["logs"]:
+        assert log["loss"] == pytest.approx(log["sequence_loss"] + log["word_loss"], rel=1e-5)
+        assert 0 <= log["noise_rate"] <= 1
+    assert straight["logs"][-1]["loss"] < straight["logs"][0]["loss"]
+    rates = [log["noise_rate"] for log in straight["logs"]]
+    assert rates[:2] == [0.2, 0.2]  # warm-up without control
+    assert len(set(rates)) > 5
+
+
+def test_the_rate_follows_the_controllers_formula(straight):
+    from modeling_textae.training.pid import PIDController
+
+    controller = PIDController(5.4, start=0.2, integral=0.02)
+    for i, log in enumerate(straight["logs"]):
+        if i < 2:
+            controller.observe(log["loss"])
+        else:
+            controller.update(log["loss"])
+        assert log["noise_rate"] == pytest.approx(controller.output, abs=1e-6)
+
+
+def test_a_killed_run_resumes_in_mid_epoch_to_the_very_same_losses(straight, tmp_path):
+    assert run(tmp_path, check=False, kill_at=7, dropout=0.1) == -9
+    (tmp_path / "checkpoint-6").mkdir()  # one whose writing the kill cut short
+    (tmp_path / "checkpoint-6" / "trainer_state.json").write_text('{"global_st')
+    resumed = run(tmp_path, resume=True, dropout=0.1)
+    assert_same_run(resumed, straight)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_four_times_four_equals_sixteen(tmp_path, optimizer):
+    parts = summary(train(tmp_path / "parts", batch_size=4, accumulation=4, max_steps=6, optimizer=optimizer))
+    whole = summary(train(tmp_path / "whole", batch_size=16, accumulation=1, max_steps=6, optimizer=optimizer))
+    assert_same_run(parts, whole, rel=5e-4, abs=1e-5)
+    assert len({log["noise_rate"] for log in whole["logs"]}) > 3
+
+
+def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
+    two = run(tmp_path / "two", processes=2, batch_size=2, accumulation=2, max_steps=6)
+    one = run(tmp_path / "one", batch_size=4, accumulation=2, max_steps=6)
+    assert_same_run(two, one, rel=5e-4, abs=1e-5)
+    assert len({log["noise_rate"] for log in one["logs"]}) > 3
+
+
+@pytest.mark.slow
+def test_workers_only_delay_the_rate(tmp_path):
+    first, second = (summary(train(tmp_path / str(i), workers=2, max_steps=16)) for i in range(2))
+    assert_same_run(first, second)
+
+
+def test_plain_trainer_trains_and_is_controlled_by_its_logs(tmp_path):
+    trainer = train(tmp_path, max_steps=12, trainer_class=Trainer)
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len({log["noise_rate"] for log in logs}) > 5
+    assert logs[-1]["loss"] < logs[0]["loss"]
+
+
+def test_a_collator_without_noise_rate_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="remove_unused_columns=False"):
+        train(tmp_path, trainer_class=Trainer, remove_unused_columns=True)
+
+
+def test_evaluation_logs_parts_and_repeats_itself(tmp_path):
+    trainer = train(tmp_path, max_steps=2)
+    first, second = trainer.evaluate(), trainer.evaluate()
+    assert first["eval_loss"] == pytest.approx(first["eval_sequence_loss"] + first["eval_word_loss"], rel=1e-5)
+    assert first["eval_loss"] == second["eval_loss"]
+
+
+def test_batches_are_numbered_cover_an_epoch_and_follow_the_seed():
+    dataset = NumberedDataset([{"text": text} for text in TEXTS])
+    sampler = NumberedBatchSampler(dataset, batch_size=4, batches_per_step=3, seed=1)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 9  # whole steps only
+    assert [key[0] for batch in batches for key in batch] == [i // 12 for i in range(36)]
+    assert len({key[2] for batch in batches for key in batch}) == 36
+    assert list(sampler) == batches
+    dataset.set_epoch(1)
+    assert list(sampler) != batches
+    assert next(iter(sampler))[0][:2] == (3, 1)
+    step, epoch, index = batches[5][2]
+    assert dataset[step, epoch, index] == {"text": TEXTS[index], "step": step, "epoch": epoch, "index": index}
+
+
+def test_corpora_too_small_for_a_step_are_refused():
+    with pytest.raises(ValueError, match="40 examples are too few for one step of 64"):
+        NumberedBatchSampler(NumberedDataset(TEXTS), batch_size=16, batches_per_step=4)

@@ -1,0 +1,89 @@
+"""A short training run as a process of its own, alone or under torchrun; writes what it did as JSON."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import datasets
+import torch
+from model_cases import encodzall_config
+from transformers import TrainerCallback, set_seed
+
+import modeling_textae as textae
+from modeling_textae.data.collators import EncodzallMaskingCollator
+from modeling_textae.training.optimizers import optimizer_class_and_arguments
+from modeling_textae.training.pid import PIDNoiseCallback
+from modeling_textae.training.recipe import checkpoint_to_resume
+from modeling_textae.training.trainer import TextAETrainer, TextAETrainingArguments
+
+TEXTS = [f"Passage {i}: {'naïve words ' * (i % 4)}and the number {i * i}." for i in range(40)]
+
+
+class KillAt(TrainerCallback):
+    """Dies as a machine would: at once, with nothing saved on the way."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(
+    output_dir, batch_size=4, accumulation=1, max_steps=12, kill_at=None, resume=False, workers=0, optimizer="muon",
+    setpoint=5.4, dropout=0.0, trainer_class=TextAETrainer, **fields
+):  # fmt: skip
+    """Train a tiny Encodzall under PID control and return the trainer."""
+    args = TextAETrainingArguments(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        max_steps=max_steps,
+        learning_rate=3e-3,
+        logging_steps=1,
+        save_steps=4,
+        seed=3,
+        use_cpu=True,
+        dataloader_num_workers=workers,
+        resume_from_checkpoint="auto" if resume else None,
+        disable_tqdm=True,
+        **fields,
+    )
+    set_seed(args.seed)
+    tokenizer = textae.EncodzallTokenizer()
+    callbacks = [PIDNoiseCallback(setpoint, start=0.2, integral=0.02, warmup_steps=2)]
+    if kill_at:
+        callbacks.append(KillAt(kill_at))
+    trainer = trainer_class(
+        model=textae.EncodzallForPreTraining(encodzall_config(dropout=dropout)),
+        args=args,
+        data_collator=EncodzallMaskingCollator(tokenizer, 0.2, args.seed),
+        train_dataset=datasets.Dataset.from_dict({"text": TEXTS}),
+        eval_dataset=datasets.Dataset.from_dict({"text": TEXTS[:6]}),
+        callbacks=callbacks,
+        optimizer_cls_and_kwargs=optimizer_class_and_arguments(optimizer, args),
+    )
+    checkpoint = checkpoint_to_resume(args) if resume else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer
+
+
+def summary(trainer):
+    """Losses and noise rates of every step, and a sum over the weights."""
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    keys = ("step", "loss", "sequence_loss", "word_loss", "noise_rate", "noise_error")
+    return {
+        "logs": [{key: log[key] for key in keys} for log in logs],
+        "weights": {n: float(p.detach().double().abs().sum()) for n, p in trainer.model.named_parameters()},
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    arguments = json.loads(sys.argv[2])
+    trainer = train(sys.argv[1], **arguments)
+    if trainer.is_world_process_zero():
+        Path(sys.argv[1], "summary.json").write_text(json.dumps(summary(trainer)))
