@@ -8,7 +8,19 @@ from transformers import AutoTokenizer, BatchEncoding
 from modeling_textae import EncodzallTokenizer
 from modeling_textae.models.byte_tokenizer import ByteTokenizer, character_starts
 
-TEXTS = ["", "\x00", "a\x00b", "\r\n\t", "́alone", "שלום עולם", "👩‍👩‍👧‍👦", "<eos><pad>", "x" * 1_000_000, "é" * 1000, "﻿bom"]
+TEXTS = [
+    "",
+    "\x00",
+    "a\x00b",
+    "\r\n\t",
+    "́alone",
+    "שלום עולם",
+    "👩‍👩‍👧‍👦",
+    "<eos><pad>",
+    "x" * 1_000_000,
+    "é" * 1000,
+    "﻿bom",
+]
 
 
 @pytest.fixture(params=[ByteTokenizer, EncodzallTokenizer])

@@ -28,7 +28,9 @@ def encode(tokenizer, texts, **kwargs):
 @torch.no_grad()
 def test_packed_words_equal_words_encoded_one_by_one(tokenizer, pooling):
     model = build(textae.EncodzallModel, pooling=pooling, num_byte_layers=2)
-    ids, index = (encode(tokenizer, ["the quick brown fox, naïvely: 日本語の"])[k][0] for k in ("input_ids", "word_index"))
+    ids, index = (
+        encode(tokenizer, ["the quick brown fox, naïvely: 日本語の"])[k][0] for k in ("input_ids", "word_index")
+    )
     lengths = torch.bincount(index)
     packed = model.encode_words(ids, index, lengths)
     for word in range(len(lengths)):
@@ -39,6 +41,18 @@ def test_packed_words_equal_words_encoded_one_by_one(tokenizer, pooling):
             states = layer(states, None, model.rotary(places))
         alone = model.pool(model.byte_norm(states)[0], torch.zeros(len(own), dtype=torch.long), 1)
         torch.testing.assert_close(packed[word], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_repeated_words_are_encoded_once_to_the_same(tokenizer):
+    model = build(textae.EncodzallModel)
+    ids, index = (encode(tokenizer, [TEXTS[1] * 4])[k][0] for k in ("input_ids", "word_index"))
+    lengths = torch.bincount(index)
+    seen = []
+    model.byte_norm.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    once, each = model.encode_distinct_words(ids, index, lengths), model.encode_words(ids, index, lengths)
+    torch.testing.assert_close(once, each, atol=1e-5, rtol=1e-4)
+    assert seen[0] < seen[1] == len(ids)
 
 
 @torch.no_grad()

@@ -29,7 +29,9 @@ def test_every_parameter_is_trained_by_one_of_both():
     for key, group in owners.items():
         name = names[key]
         parameter = model.get_parameter(name)
-        assert (group["optimizer"] == 0) == (name.endswith(".weight") and "proj" in name or ".feed_forward." in name or "condition" in name)
+        assert (group["optimizer"] == 0) == (
+            (name.endswith(".weight") and "proj" in name) or ".feed_forward." in name or "condition" in name
+        )
         assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
 
 

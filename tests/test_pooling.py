@@ -12,7 +12,9 @@ def values():
 
 
 def by_loop(values, reduce):
-    return torch.stack([reduce(values[i == SEGMENTS]) if (i == SEGMENTS).any() else values.new_zeros(8) for i in range(4)])
+    return torch.stack(
+        [reduce(values[i == SEGMENTS]) if (i == SEGMENTS).any() else values.new_zeros(8) for i in range(4)]
+    )
 
 
 def learned(pooling):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from rapidfuzz.distance import Levenshtein
 
 
@@ -58,8 +57,3 @@ def count_correct(logits, labels, where=None) -> tuple[int, int]:
 def share(correct: int, asked: int) -> float | None:
     """`correct / asked`, or `None` where nothing was asked."""
     return correct / asked if asked else None
-
-
-def bits(nats: float | torch.Tensor) -> float:
-    """Nats to bits."""
-    return float(nats) / float(torch.log(torch.tensor(2.0)))

@@ -37,3 +37,31 @@ def plot_training(log_history, path, setpoint=None):
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def plot_packing(symbols, segments, mask, path):
+    """Draw the rows into which encoder 1 packs words, and the attention mask of the first.
+
+    Args:
+        symbols (`list[list[str]]`): what stands in each place of each row.
+        segments (`torch.LongTensor` of shape `(rows, row_length)`): the word of each place, -1 for none.
+        mask (`torch.BoolTensor` of shape `(row_length, row_length)`): of the first row.
+        path: where to write the PNG.
+    """
+    figure, (rows, square) = plt.subplots(2, 1, figsize=(9, 9), height_ratios=[len(segments), 20])
+    colours = matplotlib.colormaps["tab20"]
+    shown = [[colours(s % 20)[:3] if s >= 0 else (1, 1, 1) for s in row] for row in segments.tolist()]
+    rows.imshow(shown, aspect="auto")
+    for y, row in enumerate(symbols):
+        for x, symbol in enumerate(row):
+            rows.text(x, y, symbol, ha="center", va="center", fontsize=7, family="monospace")
+    rows.set_title("rows of whole words; each colour a word")
+    rows.set_yticks(range(len(symbols)), [f"row {i}" for i in range(len(symbols))])
+    rows.set_xticks([])
+    square.imshow(mask, cmap="Greys", vmin=0, vmax=1.6)
+    square.set_title("who attends to whom in row 0")
+    square.set_xticks(range(len(symbols[0])), symbols[0], fontsize=6, family="monospace")
+    square.set_yticks(range(len(symbols[0])), symbols[0], fontsize=6, family="monospace")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -363,6 +363,20 @@ class EncodzallModel(EncodzallPreTrainedModel):
         states = self.byte_norm(states.flatten(0, 1)[rows.slots])
         return self.pool(states, segments, len(lengths))
 
+    def encode_distinct_words(self, flat_ids, segments, lengths):
+        """As `encode_words`, each distinct word once: without dropout, equal words have equal vectors."""
+        longest = self.config.max_word_length
+        if int(lengths.max()) > longest:
+            return self.encode_words(flat_ids, segments, lengths)  # which refuses them
+        places = torch.arange(len(flat_ids), device=flat_ids.device) - (lengths.cumsum(0) - lengths)[segments]
+        spelled = flat_ids.new_full((len(lengths), longest), -1)
+        spelled[segments, places] = flat_ids
+        distinct, which = spelled.unique(dim=0, return_inverse=True)
+        spelling = distinct >= 0
+        lengths = spelling.sum(1)
+        segments = torch.arange(len(distinct), device=flat_ids.device).repeat_interleave(lengths)
+        return self.encode_words(distinct[spelling], segments, lengths)[which]
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(self, input_ids=None, attention_mask=None, word_index=None, **kwargs):
@@ -408,7 +422,9 @@ class EncodzallModel(EncodzallPreTrainedModel):
         word_positions = word_mask.new_zeros(shape).flatten().index_copy(0, cells, starts).view(shape)
         states = self.embed_tokens.weight.new_zeros(shape[0] * shape[1], self.config.hidden_size)
         if len(word):
-            words = self.encode_words(flat_ids, segments, segment_count(segments, int(begins.sum())))
+            lengths = segment_count(segments, int(begins.sum()))
+            encode = self.encode_words if self.training else self.encode_distinct_words
+            words = encode(flat_ids, segments, lengths)
             states = states.to(words.dtype).index_copy(0, cells, words)
         states = states.view(*shape, -1)
 

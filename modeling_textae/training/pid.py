@@ -14,8 +14,10 @@ class PIDController:
 
     `output = start + proportional * error + integral - derivative * change`, clipped to the bounds, where `error` is the
     set-point less the filtered measurement. The derivative acts on the measurement, so that a moved set-point makes no
-    kick. Anti-windup: the integral grows no further than to where the output meets its bound. Source: Åström and Hägglund, "PID Controllers", sections 3.2 to 3.5; Encodzall, whose
-    controller could only raise the noise and integrated twice.
+    kick. Anti-windup: the integral grows no further than to where the output meets its bound.
+
+    Source: Åström and Hägglund, "PID Controllers", sections 3.2 to 3.5; Encodzall, whose controller could only raise the
+    noise and integrated twice.
 
     Args:
         setpoint (`float`): the measurement to hold.

@@ -150,6 +150,7 @@ DECISIVE = (
     "weight_decay",
     "warmup_steps",
     "max_steps",
+    "schedule_steps",
     "num_train_epochs",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",

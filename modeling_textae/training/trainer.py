@@ -18,6 +18,12 @@ class TextAETrainingArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Resume the state of the noise control with the run."}
     )
+    schedule_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Steps of the learning-rate schedule, where a run is to stop before its end; by default all."
+        },
+    )
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "tensorboard, mlflow, trackio or none."}
     )
@@ -82,6 +88,10 @@ class TextAETrainer(Trainer):
             return super().get_eval_dataloader(dataset)
         finally:
             self.data_collator = training_collator
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Trainer's schedule, over `schedule_steps` where they are given."""
+        return super().create_scheduler(self.args.schedule_steps or num_training_steps, optimizer)
 
     # Losses
 

@@ -1,0 +1,56 @@
+"""Stages model cards as Hub repositories: weights, configuration, tokenizer and card, with the code that loads them.
+
+    python -m modeling_textae.cards model_cards hub
+
+A staged folder loads with `trust_remote_code=True` where the package is not installed, and can be uploaded as it is.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForPreTraining, AutoTokenizer
+
+
+def stage(card, target):
+    """Stage one card.
+
+    Args:
+        card (`Path`): folder with config, tokenizer, weights and README.md.
+        target (`Path`): folder to write; an earlier one of that name is replaced.
+
+    Raises:
+        FileNotFoundError: where the card has no weights.
+    """
+    if not (card / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{card} has no model.safetensors")
+    model = AutoModelForPreTraining.from_pretrained(card, dtype=AutoConfig.from_pretrained(card).dtype)
+    aside = target.with_name(f".{target.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    AutoTokenizer.from_pretrained(card).save_pretrained(aside)
+    for path in card.iterdir():
+        if path.suffix in (".md", ".png"):
+            shutil.copyfile(path, aside / path.name)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+
+
+def main(arguments=None):
+    """Stage every card of a folder; exit 2 for bad input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 2 or not Path(arguments[0]).is_dir():
+        print("usage: python -m modeling_textae.cards CARDS_FOLDER TARGET_FOLDER", file=sys.stderr)
+        return 2
+    cards, target = map(Path, arguments)
+    target.mkdir(parents=True, exist_ok=True)
+    for card in sorted(path.parent for path in cards.glob("*/config.json")):
+        stage(card, target / card.name)
+        print(target / card.name)
+    return 0
+
+
+if __name__ == "__main__":
+    import modeling_textae  # noqa: F401 (registers the families)
+
+    sys.exit(main())

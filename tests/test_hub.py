@@ -1,0 +1,96 @@
+"""What a user of the Hub does, against a small Hub on loopback: load by name, with and without the package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import serve
+from model_cases import TEXTS, encodzall_config
+
+import modeling_textae as textae
+from modeling_textae.cards import main as stage_cards
+
+CARDS = Path(__file__).parent.parent / "model_cards"
+
+LOAD = """
+import sys
+if sys.argv[2] == "without":
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == "modeling_textae":
+                raise ImportError("the package must not be needed")
+    sys.meta_path.insert(0, Blocker())
+    trust = {"trust_remote_code": True}
+else:
+    import modeling_textae
+    trust = {}
+import torch
+from transformers import AutoModel, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **trust)
+model = AutoModel.from_pretrained(sys.argv[1], **trust).eval()
+assert (type(model).__module__.split(".")[0] == "modeling_textae") == (sys.argv[2] == "with")
+with torch.no_grad():
+    embedding = model(**tokenizer(sys.argv[3], return_tensors="pt")).pooler_output
+print(embedding.float().flatten().tolist())
+"""
+
+
+def load_by_name(name, package, text, endpoint, home):
+    """Embedding of a text by a model that a fresh process loads from a Hub by name."""
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, name, package, text],
+        capture_output=True, text=True, env=environment, cwd=home, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("package", ["with", "without"])
+def test_models_load_by_name_from_a_hub(package, tmp_path):
+    torch.manual_seed(0)
+    model, tokenizer = textae.EncodzallForPreTraining(encodzall_config()).eval(), textae.EncodzallTokenizer()
+    folder = tmp_path / "repository"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    home = tmp_path / "home"
+    home.mkdir()
+    with serve({"org/encodzall": folder}) as endpoint:
+        found = load_by_name("org/encodzall", package, TEXTS[1], endpoint, home)
+    with torch.no_grad():
+        expected = model.model(**tokenizer(TEXTS[1], return_tensors="pt")).pooler_output[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_cards_are_staged_with_their_code_and_load_as_remote_code(tmp_path):
+    names = sorted(path.parent.name for path in CARDS.glob("*/config.json"))
+    assert stage_cards([str(CARDS), str(tmp_path / "hub")]) == 0
+    for name in names:
+        folder = tmp_path / "hub" / name
+        assert (folder / "README.md").is_file()
+        assert not list((CARDS / name).glob("*.py"))
+        home = tmp_path / f"home-{name}"
+        home.mkdir()
+        found = load_by_name(str(folder), "without", TEXTS[1], "http://127.0.0.1:9", home)
+        model = textae.EncodzallModel.from_pretrained(CARDS / name).eval()
+        with torch.no_grad():
+            expected = model(**textae.EncodzallTokenizer()(TEXTS[1], return_tensors="pt")).pooler_output[0]
+        torch.testing.assert_close(found, expected.float())
+
+
+def test_staging_refuses_what_is_no_card(tmp_path, capsys):
+    assert stage_cards([]) == 2
+    assert "usage" in capsys.readouterr().err
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        stage_cards([str(tmp_path), str(tmp_path / "hub")])

@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from modeling_textae.evaluation.metrics import character_error_rate, count_correct, exact_rate, share
+
+
+def naive_distance(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    return row[-1]
+
+
+def test_character_error_rate_is_edits_over_the_references_characters():
+    pairs = [("kitten", "sitting"), ("", "abc"), ("naïve", "naive"), ("same", "same")]
+    edits = sum(naive_distance(p, r) for p, r in pairs)
+    rate = character_error_rate([p for p, _ in pairs], [r for _, r in pairs])
+    assert rate == pytest.approx(edits / sum(len(r) for _, r in pairs))
+
+
+def test_exact_rate():
+    assert exact_rate(["a", "b"], ["a", "c"]) == 0.5
+
+
+def test_wrong_numbers_of_texts_are_refused():
+    with pytest.raises(ValueError, match="1 predictions but 2"):
+        character_error_rate(["a"], ["a", "b"])
+    with pytest.raises(ValueError, match="no character"):
+        character_error_rate([""], [""])
+    with pytest.raises(ValueError, match="at least one"):
+        exact_rate([], [])
+
+
+def test_count_correct_asks_only_where_it_should():
+    labels = torch.tensor([1, 2, -100, 0])
+    logits = torch.eye(4)[[1, 3, 2, 0]]
+    assert count_correct(logits, labels) == (2, 3)
+    assert count_correct(logits, labels, torch.tensor([False, True, True, True])) == (1, 2)
+    assert share(*count_correct(logits, labels)) == pytest.approx(2 / 3)
+    assert share(0, 0) is None

@@ -1,0 +1,154 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeling_textae.training.recipe import bfloat16_is_fast, checkpoint_to_resume, parse_recipe
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_is_valid_and_every_field_reaches_the_run(path, tmp_path):
+    fields = yaml.safe_load(path.read_text())
+    arguments = [str(path)]
+    if "initial_checkpoint" in fields:
+        arguments += ["--initial_checkpoint", str(tmp_path)]
+        fields.pop("initial_checkpoint")
+    if fields.pop("train_file", None):
+        (tmp_path / "train.parquet").touch()
+        arguments += ["--train_file", str(tmp_path / "train.parquet")]
+    recipe = parse_recipe(arguments)
+    parts = (recipe.model, recipe.data, recipe.noise, recipe.training)
+    for name, value in fields.items():
+        (part,) = [p for p in parts if hasattr(p, name)]
+        found = getattr(part, name)
+        if name == "config":
+            found = json.loads(found)
+        assert (found == value) or str(getattr(found, "value", found)) == str(value), name
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("max_steps: 7\nlearning_rate: 1.0e-2\nconfig: {dropout: 0.1}\n")
+    recipe = parse_recipe([str(path), "--learning_rate", "0.5"])
+    assert (recipe.training.max_steps, recipe.training.learning_rate) == (7, 0.5)
+    assert recipe.config.dropout == 0.1
+    assert recipe.training.bf16 == bfloat16_is_fast()
+    assert parse_recipe(["--precision", "float32"]).training.bf16 is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.yaml"], "no recipe 'missing.yaml'"),
+        (["bad.yaml"], "unknown field 'lerning_rate'; did you mean learning_rate"),
+        (["list.yaml"], "must be a mapping"),
+        (["--lerning_rate", "1"], "unknown field 'lerning_rate'; did you mean learning_rate"),
+        (["--size", "huge"], "'huge' is unknown: accepted are nano, xs, s, l"),
+        (["--family", "bert"], "'bert' is unknown: accepted are encodzall"),
+        (["--config", '{"hidden_size": 32}'], "hidden_size 32 does not split"),
+        (["--config", '{"hiden_size": 32}'], "no field 'hiden_size'; did you mean hidden_size"),
+        (["--config", "{"], "must be JSON"),
+        (["--config", "[1]"], "must be a JSON object"),
+        (["--train_file", "missing.jsonl"], "no file 'missing.jsonl'"),
+        (["--passage_length", "2"], "passage_length 2 is too small: accepted is 4"),
+        (["--min_passage_length", "500"], "exceeds passage_length"),
+        (["--streaming", "true"], "give --max_steps"),
+        (["--noise", "white"], "'white' is unknown: accepted are pid, linear and fixed"),
+        (["--noise_rate", "1.5"], "outside the bounds"),
+        (["--noise_maximum", "1.5"], "accepted are 0 to 1"),
+        (["--optimizer", "sgd"], "'sgd' is unknown"),
+        (["--precision", "int4"], "'int4' is unknown"),
+        (["--initial_checkpoint", "nowhere"], "no checkpoint 'nowhere'"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("lerning_rate: 1\n")
+    Path("list.yaml").write_text("- 1\n")
+    with pytest.raises(Exception, match=message):
+        parse_recipe(arguments)
+    assert sorted(os.listdir()) == ["bad.yaml", "list.yaml"]
+
+
+def resumed(tmp_path, *arguments):
+    return checkpoint_to_resume(parse_recipe(["--output_dir", str(tmp_path), *arguments]).training)
+
+
+def test_checkpoints_to_resume(tmp_path):
+    assert resumed(tmp_path) is None
+    assert resumed(tmp_path, "--resume_from_checkpoint") is None
+    for step, state in ((5, "{}"), (10, '{"cut')):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        resumed(tmp_path)
+    assert resumed(tmp_path, "--resume_from_checkpoint").endswith("checkpoint-5")
+    assert any(p.name.startswith("incomplete-checkpoint-10") for p in tmp_path.iterdir())  # set aside, not lost
+    assert resumed(tmp_path, "--resume_from_checkpoint", str(tmp_path / "checkpoint-5")).endswith("checkpoint-5")
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        resumed(tmp_path, "--resume_from_checkpoint", str(tmp_path / "checkpoint-7"))
+
+
+# The script as a user runs it
+
+
+def script(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run_pretraining.py"), *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"Document {i} is about words. " * 12}) for i in range(60)))
+    return path
+
+
+TINY = '{"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "word_key_value_heads": 1}'
+
+
+def test_a_run_from_recipe_to_checkpoint_report_and_picture(tmp_path, corpus_file):
+    output = tmp_path / "run"
+    arguments = (
+        "--train_file", corpus_file, "--output_dir", output, "--config", TINY, "--max_steps", 6, "--save_steps", 3,
+        "--logging_steps", 2, "--report_passages", 3, "--passage_length", 64, "--resume_from_checkpoint",
+    )  # fmt: skip
+    done = script(*arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "byte accuracy, teacher-forced" in done.stdout
+    assert "restored:" in done.stdout
+    assert (output / "training.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((output / "report.json").read_text())
+    assert report["fields"]["max_steps"] == 6
+    assert "run_pretraining.py" in report["command"]
+    from transformers import AutoModelForPreTraining, AutoTokenizer
+
+    assert AutoModelForPreTraining.from_pretrained(output).config.hidden_size == 32
+    assert AutoTokenizer.from_pretrained(output)("a")["input_ids"] == [97]
+    stamp = (output / "model.safetensors").stat().st_mtime_ns
+    again = script(*arguments)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+    assert (output / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_wrong_fields_end_the_script_with_a_sentence():
+    done = script("--size", "huge")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "run_pretraining: size 'huge' is unknown: accepted are nano, xs, s, l"
+
+
+def test_help_reads_well():
+    done = script("--help")
+    assert done.returncode == 0
+    for words in ("loss_setpoint", "Training loss to hold", "passage_length"):
+        assert words in done.stdout
