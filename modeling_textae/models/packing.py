@@ -32,12 +32,14 @@ def greedy_groups(lengths, capacity, barriers=None):
         wrong = int(lengths.min() if lengths.min() < 1 else lengths.max())
         raise ValueError(f"a segment of length {wrong} cannot be packed: accepted are 1 to {capacity}")
     ends = np.cumsum(lengths)
-    barriers = np.zeros(1, dtype=np.int64) if barriers is None else np.union1d(barriers, [0])
-    next_barrier = np.append(barriers, n)[np.searchsorted(barriers, np.arange(n), side="right")]
-    jump = np.minimum(np.searchsorted(ends, ends - lengths + capacity, side="right"), next_barrier)
-    jump = np.append(jump, n)
+    jump = np.searchsorted(ends, ends - lengths + capacity, side="right")
     begins = np.zeros(n + 1, dtype=bool)
-    begins[barriers] = True
+    begins[0] = True
+    if barriers is not None and len(barriers):
+        begins[barriers] = True
+        following = np.append(barriers, n)[np.searchsorted(barriers, np.arange(n), side="right")]
+        jump = np.minimum(jump, following)
+    jump = np.append(jump, n)
     while True:
         reached = jump[begins]
         if begins[reached].all() and begins[n]:

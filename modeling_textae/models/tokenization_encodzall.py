@@ -31,41 +31,49 @@ def split_words(ids, text_starts, max_word_length=12):
     n = len(ids)
     if n == 0:
         return np.zeros(0, dtype=np.int64)
-    is_byte = ids < NUM_BYTES
-    space = np.zeros(n, dtype=bool)
-    space[is_byte] = WHITE_SPACE[ids[is_byte]]
     text_starts = text_starts[text_starts < n]
-    special = np.flatnonzero(~is_byte)
-    apart = np.union1d(np.union1d(text_starts, special), special + 1)
-    apart = apart[apart < n]
+    space, apart = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+    apart[text_starts] = True
+    special = ids >= NUM_BYTES
+    if special.any():
+        space[~special] = WHITE_SPACE[ids[~special]]
+        apart |= special
+        apart[1:] |= special[:-1]
+    else:
+        space = WHITE_SPACE[ids]
 
-    begins = np.zeros(n, dtype=bool)
-    begins[1:] = space[:-1] & ~space[1:]
-    begins[apart] = True
+    begins = apart.copy()
+    begins[1:] |= space[:-1] & ~space[1:]
     starts = np.flatnonzero(begins)
-    lengths = np.diff(np.append(starts, n))
-
+    lengths = np.diff(starts, append=n)
     if lengths.max() > max_word_length:
         starts = _split_long(ids, starts, lengths, max_word_length)
-        lengths = np.diff(np.append(starts, n))
-    first = np.zeros(n, dtype=bool)
-    first[starts[greedy_groups(lengths, max_word_length, np.searchsorted(starts, apart))]] = True
+        lengths = np.diff(starts, append=n)
+    first = np.zeros(n, dtype=np.int64)
+    first[starts[greedy_groups(lengths, max_word_length, np.flatnonzero(apart[starts]))]] = 1
     word = np.cumsum(first) - 1
-    text = np.searchsorted(text_starts, np.arange(n), side="right") - 1
-    return word - word[text_starts][text]
+    if len(text_starts) > 1:
+        word -= np.repeat(word[text_starts], np.diff(text_starts, append=n))
+    return word
 
 
 def _split_long(ids, starts, lengths, max_word_length):
     """Starts of all parts, after each word that is too long was split evenly between whole characters."""
-    whole = character_starts(ids)
-    has_multibyte = np.add.reduceat(~whole, starts) > 0
-    part_length = np.where(has_multibyte, max(max_word_length - 3, 1), max_word_length)
-    parts = np.where(lengths > max_word_length, -(-lengths // part_length), 1)
+    parts = np.where(lengths > max_word_length, -(-lengths // max_word_length), 1)
+    has_multibyte = bool((ids > 0x7F).any())
+    if has_multibyte:
+        whole = character_starts(ids)
+        cut_back = np.add.reduceat(~whole, starts) > 0
+        room = max(max_word_length - 3, 1)
+        parts = np.where(cut_back & (lengths > max_word_length), -(-lengths // room), parts)
     word = np.repeat(np.arange(len(starts)), parts)
     part = np.arange(len(word)) - (np.cumsum(parts) - parts)[word]
     cuts = starts[word] + part * lengths[word] // parts[word]
-    last_whole = np.maximum.accumulate(np.where(whole, np.arange(len(ids)), 0))
-    return np.unique(np.maximum(last_whole[cuts], starts[word]))
+    if has_multibyte:
+        last_whole = np.maximum.accumulate(np.where(whole, np.arange(len(ids)), 0))
+        cuts = np.maximum(last_whole[cuts], starts[word])
+        cuts = cuts[np.diff(cuts, prepend=-1) > 0]
+    return cuts
 
 
 class EncodzallTokenizer(ByteTokenizer):
