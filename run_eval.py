@@ -1,98 +1,133 @@
 """Evaluate a checkpoint: tables as Markdown and JSON beside each other, the command that made them inside.
 
-python run_eval.py reconstruct --checkpoint model_cards/encodzall-nano --data_file test.jsonl
-python run_eval.py rate-distortion --checkpoint model_cards/encodzall-nano --data_file test.jsonl
-python run_eval.py report --run runs/encodzall-nano
+python run_eval.py COMMAND [SETTINGS.yaml] [--field value ...]
+
+reconstruct      teacher-forced and free-running accuracy, and accuracy on hidden bytes
+rate-distortion  stored bits for each byte of text against what comes back
+report           how well a run's noise control held its loss, and the curve
+packing          a picture of how words are packed into rows
+
+python run_eval.py COMMAND --help lists the fields of each.
 """
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoModelForPreTraining, AutoTokenizer, HfArgumentParser
 
 from modeling_textae import EncodzallConfig, EncodzallTokenizer
 from modeling_textae.data.corpora import embedded_corpus, load_corpus
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.plots import plot_packing, plot_training
 from modeling_textae.evaluation.rate_distortion import rate_distortion
-from modeling_textae.evaluation.reconstruction import reconstruction_report, sample_passages, texts_of
-from modeling_textae.evaluation.report import table, write_report
+from modeling_textae.evaluation.reconstruction import (
+    reconstruction_report,
+    reconstruction_rows,
+    sample_passages,
+    texts_of,
+)
+from modeling_textae.evaluation.report import report_file, table, write_report
 from modeling_textae.models.packing import pack_rows
+from modeling_textae.training.recipe import read_recipe_file, unknown_field
 
 
-def held_out_texts(arguments):
-    """Texts of the given files, or the test split of the embedded corpus."""
-    if not arguments.data_file:
-        return list(embedded_corpus()["test"]["text"])
-    corpus = load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)
-    return texts_of(corpus["validation"])
+@dataclass
+class CheckpointArguments:
+    """A checkpoint and the held-out text to measure it on."""
+
+    checkpoint: str = field(metadata={"help": "Folder or Hub name."})
+    output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
+    data_file: list[str] = field(
+        default_factory=list, metadata={"help": "Held-out text; by default the embedded corpus's test split."}
+    )
+    passage_length: int = field(default=400, metadata={"help": "Bytes in a passage at most."})
+    passages: int = field(default=500, metadata={"help": "Passages drawn."})
+    seed: int = field(default=0, metadata={"help": "Of the draw and the masks."})
+    batch_size: int = field(default=32, metadata={"help": "Passages at once."})
+
+
+@dataclass
+class ReconstructArguments(CheckpointArguments):
+    """What is measured, and beside what."""
+
+    control: str | None = field(default=None, metadata={"help": "A checkpoint trained with use_memory=False."})
+    rates: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4], metadata={"help": "Mask rates."})
+
+
+@dataclass
+class ReportArguments:
+    """A finished run."""
+
+    run: str = field(metadata={"help": "Output folder of run_pretraining.py."})
+    output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
+    setpoint: float | None = field(default=None, metadata={"help": "The held loss; by default the run's own."})
+
+
+@dataclass
+class PackingArguments:
+    """A text."""
+
+    text: str = field(metadata={"help": "The text to pack."})
+    output: str | None = field(default=None, metadata={"help": "Path of the picture, without an ending."})
 
 
 def load(checkpoint):
-    """Model, in evaluation, and tokenizer of a checkpoint folder or Hub name."""
-    return AutoModelForPreTraining.from_pretrained(checkpoint).eval(), AutoTokenizer.from_pretrained(checkpoint)
+    """Model, in evaluation and float32, and tokenizer of a checkpoint folder or Hub name."""
+    model = AutoModelForPreTraining.from_pretrained(checkpoint, dtype="float32")
+    return model.eval(), AutoTokenizer.from_pretrained(checkpoint)
+
+
+def held_out_passages(arguments):
+    """Passages of the given files, or of the embedded corpus's test split, and a sentence on them."""
+    if arguments.data_file:
+        corpus = load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)
+        texts = texts_of(corpus["validation"])
+    else:
+        texts = texts_of(embedded_corpus()["test"])
+    passages = sample_passages(texts, arguments.passage_length, arguments.passages, arguments.seed)
+    size = sum(len(p.encode("utf-8")) for p in passages)
+    return passages, (
+        f"{len(passages)} passages of {arguments.passage_length // 2} to {arguments.passage_length} bytes ({size} bytes), "
+        f"seed {arguments.seed}."
+    )
 
 
 def reconstruct(arguments):
     """Teacher-forced and free-running accuracy, and accuracy on hidden bytes, beside a control without memory."""
-    texts = held_out_texts(arguments)
-    results, columns = {}, ["figure", "model"]
-    model, tokenizer = load(arguments.checkpoint)
-    passages = sample_passages(texts, arguments.passage_length, arguments.passages, arguments.seed)
-    results["model"] = reconstruction_report(model, tokenizer, passages, arguments.rates, arguments.batch_size)
+    passages, head = held_out_passages(arguments)
+    measure = {"rates": arguments.rates, "batch_size": arguments.batch_size, "seed": arguments.seed}
+    results = {"model": reconstruction_report(*load(arguments.checkpoint), passages, **measure)}
     if arguments.control:
-        columns.append("control")
-        control, _ = load(arguments.control)
-        results["control"] = reconstruction_report(
-            control, tokenizer, passages, arguments.rates, arguments.batch_size, generate=False
-        )
-    rows = [{"figure": "byte accuracy, teacher-forced, clean"}]
-    names = [("clean", "byte_accuracy")]
-    for rate in arguments.rates:
-        for kind in ("character", "word"):
-            count = results["model"]["masked"][f"{rate:g}"][f"hidden_{kind}_bytes"]
-            rows.append({"figure": f"bytes hidden by {kind} masks, rate {rate:g} (n = {count})"})
-            names.append(("masked", f"{rate:g}", f"hidden_{kind}_accuracy"))
-    rows += [{"figure": "free-running: character error rate"}, {"figure": "free-running: exact texts"}]
-    names += [("free_running", "character_error_rate"), ("free_running", "exact_rate")]
-    for row, path in zip(rows, names, strict=True):
-        for name, result in results.items():
-            value = result
-            for key in path:
-                value = value.get(key) if value else None
-            row[name] = value
-    head = (
-        f"{len(passages)} passages of {arguments.passage_length // 2} to {arguments.passage_length} bytes "
-        f"({results['model']['bytes']} bytes), seed {arguments.seed}; latents rounded to int8."
-    )
-    return results, f"{head}\n\n{table(rows, columns)}"
+        results["control"] = reconstruction_report(*load(arguments.control), passages, **measure, generate=False)
+    rows = reconstruction_rows(results)
+    return results, f"{head} Latents rounded to int8.\n\n{table(rows, ['figure', *results])}"
 
 
 def rate_distortion_table(arguments):
     """Stored bits for each byte of text against what comes back, beside whole-text compressors."""
-    model, tokenizer = load(arguments.checkpoint)
-    passages = sample_passages(held_out_texts(arguments), arguments.passage_length, arguments.passages, arguments.seed)
-    rows = rate_distortion(model, tokenizer, passages, arguments.batch_size)
-    head = f"{len(passages)} passages of at most {arguments.passage_length} bytes, seed {arguments.seed}."
+    passages, head = held_out_passages(arguments)
+    rows = rate_distortion(*load(arguments.checkpoint), passages, arguments.batch_size)
     return {"rows": rows}, f"{head}\n\n{table(rows, list(rows[0]))}"
 
 
 def report(arguments):
     """What a run's log says of its loss and its noise: how well control held the set-point; draws the curve."""
     run = Path(arguments.run)
-    state = run / "trainer_state.json"
-    if not state.is_file():
+    if not (run / "trainer_state.json").is_file():
         raise FileNotFoundError(f"{arguments.run!r} holds no finished run: it has no trainer_state.json")
-    history = json.loads(state.read_text())["log_history"]
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     fields = json.loads((run / "report.json").read_text())["fields"] if (run / "report.json").is_file() else {}
-    setpoint = arguments.setpoint if arguments.setpoint is not None else fields.get("loss_setpoint")
-    plot_training(history, Path(arguments.output).with_suffix(".png"), setpoint)
+    if arguments.setpoint is None and fields.get("noise") != "pid":
+        raise ValueError(f"{arguments.run!r} is no run under PID control: give the loss to compare with as --setpoint")
+    setpoint = fields["loss_setpoint"] if arguments.setpoint is None else arguments.setpoint
     figures = control_figures(history, setpoint, fields.get("noise_minimum", 0.0), fields.get("noise_maximum", 1.0))
+    picture = report_file(arguments.output, ".png")
+    plot_training(history, picture, setpoint)
     rows = [{"figure": name.replace("_", " "), "value": value} for name, value in figures.items()]
-    return figures, f"{table(rows, ['figure', 'value'])}\n\n![]({Path(arguments.output).with_suffix('.png').name})"
+    return figures, f"{table(rows, ['figure', 'value'])}\n\n![]({picture.name})"
 
 
 def packing(arguments):
@@ -101,15 +136,13 @@ def packing(arguments):
     config._attn_implementation = "sdpa"
     inputs = tokenizer(arguments.text, return_tensors="pt")
     ids, index = inputs["input_ids"][0], inputs["word_index"][0]
+    if not len(ids):
+        raise ValueError("an empty text has no words to pack")
     rows = pack_rows(index.bincount(), config.row_length, config.max_word_length)
     mask = rows.attention_mask(config, torch.zeros(*rows.segments.shape, 1))[0, 0]
-    laid = rows.lay(ids, tokenizer.pad_token_id)
-    symbols = [
-        [("" if i > 255 else "␣" if i == 32 else chr(i) if 32 < i < 127 else f"{i:02x}") for i in row]
-        for row in laid.tolist()
-    ]
-    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    picture = Path(arguments.output).with_suffix(".png")
+    shown = {tokenizer.pad_token_id: "", 32: "␣"} | {i: chr(i) for i in range(33, 127)}
+    symbols = [[shown.get(i, f"{i:02x}") for i in row] for row in rows.lay(ids, tokenizer.pad_token_id).tolist()]
+    picture = report_file(arguments.output, ".png")
     plot_packing(symbols, rows.segments, mask, picture)
     words = [tokenizer.decode(ids[index == i]) for i in range(int(index.max()) + 1)]
     figures = {"words": words, "rows": rows.segments.tolist(), "row_length": config.row_length}
@@ -117,51 +150,45 @@ def packing(arguments):
 
 
 COMMANDS = {
-    "reconstruct": reconstruct,
-    "rate-distortion": rate_distortion_table,
-    "report": report,
-    "packing": packing,
+    "reconstruct": (reconstruct, ReconstructArguments),
+    "rate-distortion": (rate_distortion_table, CheckpointArguments),
+    "report": (report, ReportArguments),
+    "packing": (packing, PackingArguments),
 }
 
 
-def build_parser():
-    """The command line: a sub-command for each table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
-    for name, function in COMMANDS.items():
-        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
-        command.add_argument("--output", default=f"runs/eval/{name}", help="path of the report, without an ending")
-        if name == "packing":
-            command.add_argument("--text", required=True, help="the text to pack")
-            continue
-        if name == "report":
-            command.add_argument("--run", required=True, help="output folder of a finished run")
-            command.add_argument("--setpoint", type=float, help="held loss; by default the run's own")
-            continue
-        command.add_argument("--checkpoint", required=True, help="folder or Hub name")
-        command.add_argument(
-            "--data_file", nargs="+", help="held-out text; by default the embedded corpus's test split"
-        )
-        command.add_argument("--passage_length", type=int, default=400, help="bytes in a passage at most")
-        command.add_argument("--passages", type=int, default=500, help="passages drawn")
-        command.add_argument("--seed", type=int, default=0, help="of the draw")
-        command.add_argument("--batch_size", type=int, default=32)
-        if name == "reconstruct":
-            command.add_argument("--control", help="checkpoint trained with use_memory=False, to stand beside")
-            command.add_argument("--rates", nargs="+", type=float, default=[0.1, 0.2, 0.4], help="mask rates")
-    return parser
+def parse(command, arguments):
+    """Fields of a command: a YAML file first, if any, then fields that override it."""
+    function, kind = COMMANDS[command]
+    parser = HfArgumentParser(kind, prog=f"run_eval.py {command}", description=function.__doc__)
+    if arguments and not arguments[0].startswith("-"):
+        defaults = read_recipe_file(arguments[0], parser)
+        for action in parser._actions:  # what the file gives is no longer required
+            action.required = action.required and action.dest not in defaults
+        parser.set_defaults(**defaults)
+        arguments = arguments[1:]
+    fields, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        raise ValueError(unknown_field(unknown[0].split("=")[0].lstrip("-"), parser))
+    fields.output = fields.output or f"runs/eval/{command}"
+    return fields
 
 
 def main(arguments=None):
-    """Run one sub-command; exit 2 for bad input."""
-    arguments = build_parser().parse_args(arguments)
-    torch.manual_seed(0)
+    """Run one command; exit 2 for bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] not in COMMANDS:
+        wanted = arguments and arguments[0] in ("-h", "--help")
+        print(__doc__, file=sys.stdout if wanted else sys.stderr)
+        return 0 if wanted else 2
+    command = arguments[0]
     try:
-        figures, body = COMMANDS[arguments.command](arguments)
+        fields = parse(command, arguments[1:])
+        figures, body = COMMANDS[command][0](fields)
     except (ValueError, OSError) as error:
         print(f"run_eval: {error}", file=sys.stderr)
         return 2
-    write_report(arguments.output, f"{arguments.command}", figures, body)
+    write_report(fields.output, command, figures, body)
     print(body)
     return 0
 

@@ -15,7 +15,7 @@ from modeling_textae.evaluation.plots import plot_training
 from modeling_textae.evaluation.reconstruction import reconstruction_report, restored_samples, sample_passages, texts_of
 from modeling_textae.evaluation.report import figure, write_report
 from modeling_textae.training.optimizers import optimizer_class_and_arguments
-from modeling_textae.training.recipe import checkpoint_to_resume, parse_recipe
+from modeling_textae.training.recipe import check_resumed, checkpoint_to_resume, parse_recipe
 from modeling_textae.training.trainer import TextAETrainer
 
 REPORT = "report"
@@ -24,11 +24,11 @@ REPORT = "report"
 def finished(output_dir, fields):
     """Whether the folder holds the finished run of these very fields."""
     path = Path(output_dir) / f"{REPORT}.json"
-    return path.is_file() and json.loads(path.read_text()).get("fields") == fields
+    return path.is_file() and json.loads(path.read_text()).get("fields") == json.loads(json.dumps(fields, default=str))
 
 
 def build(recipe):
-    """Make the trainer of a recipe, and the validation documents for the report."""
+    """Make the trainer of a recipe, and draw the validation passages for the report."""
     data, training = recipe.data, recipe.training
     corpus = load_corpus(
         data.dataset_name,
@@ -41,11 +41,19 @@ def build(recipe):
     passages = passage_dataset(corpus["train"], data.passage_length, data.min_passage_length)
     if not data.streaming and not len(passages):
         raise ValueError(f"the corpus has no passage of {data.min_passage_length} bytes: lower --min_passage_length")
-    documents = texts_of(corpus["validation"], limit=2000)
+    # What the final report needs is drawn now, so that nothing can be missing once the model is trained.
+    held_out = sample_passages(
+        texts_of(corpus["validation"], limit=2000), data.passage_length, data.report_passages, training.seed
+    )
+    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    if not data.streaming and len(passages) < per_step:
+        raise ValueError(
+            f"{len(passages)} passages are too few for one step of {per_step}: give more text or a smaller batch"
+        )
     set_seed(training.seed)
     tokenizer = recipe.family.tokenizer()
     if recipe.model.initial_checkpoint:
-        model = recipe.family.model.from_pretrained(recipe.model.initial_checkpoint, config=recipe.config)
+        model = recipe.family.model.from_pretrained(recipe.model.initial_checkpoint, dtype="float32")
     else:
         model = recipe.family.model(recipe.config)
     collator = recipe.family.collator(tokenizer, recipe.noise.noise_rate, training.seed)
@@ -62,19 +70,18 @@ def build(recipe):
             training.optimizer, training, training.muon_learning_rate
         ),
     )
-    return trainer, documents
+    return trainer, held_out
 
 
-def report_run(recipe, trainer, documents):
+def report_run(recipe, trainer, passages):
     """Measure the trained model on held-out text; write the report and the picture, and print them."""
     model, tokenizer, output = trainer.model, trainer.processing_class, Path(recipe.training.output_dir)
-    passages = sample_passages(documents, recipe.data.passage_length, recipe.data.report_passages, recipe.training.seed)
     model.eval()
     report = reconstruction_report(model, tokenizer, passages)
     samples = restored_samples(model, tokenizer, passages, rate=0.2)
     free = report["free_running"]
     lines = [
-        f"held-out passages: {report['passages']} of at most {recipe.data.passage_length} bytes, none of them trained on",
+        f"validation passages: {report['passages']} of at most {recipe.data.passage_length} bytes",
         f"byte accuracy, teacher-forced: {figure(report['clean']['byte_accuracy'])}",
         f"free-running: character error rate {figure(free['character_error_rate'])}, exact {figure(free['exact_rate'])}",
     ]
@@ -110,7 +117,9 @@ def main(arguments=None):
             print(f"this run is finished already; remove {training.output_dir} to train it anew")
             return 0
         checkpoint = checkpoint_to_resume(training)
-        trainer, documents = build(recipe)
+        trainer, passages = build(recipe)
+        if trainer.is_world_process_zero():
+            check_resumed(recipe)
     except (ValueError, OSError) as error:
         print(f"run_pretraining: {error}", file=sys.stderr)
         return 2
@@ -127,7 +136,7 @@ def main(arguments=None):
     if trainer.is_world_process_zero():
         trainer.save_model(training.output_dir)
         trainer.state.save_to_json(str(Path(training.output_dir) / "trainer_state.json"))
-        report_run(recipe, trainer, documents)
+        report_run(recipe, trainer, passages)
     return 0
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/noise_control.py --train_file corpus.jsonl.xz --validation_file held-out.jsonl.xz
 
-Each cell is a run of run_pretraining.py in a process of its own; a finished cell is not run again and an interrupted one goes
-on. Prints a Markdown table of what the reports of the runs say, and writes it beside them.
+All cells go on from one checkpoint, that of recipes/encodzall-nano.yaml. Each cell is a run of run_pretraining.py in a process
+of its own; a finished cell is not run again and an interrupted one goes on. Prints a Markdown table of what the reports of the
+runs say, and writes it beside them.
 """
 
 import argparse
@@ -17,19 +18,16 @@ import numpy as np
 from modeling_textae.evaluation.report import table, write_report
 
 ROOT = Path(__file__).parent.parent
-STEPS = 600
-SETPOINT = 0.5
+STEPS = 400
+SETPOINT = 0.35
 KINDS = {
-    "PID, set-point 0.5": f"--noise pid --noise_rate 0.1 --loss_setpoint {SETPOINT} --control_warmup_steps 200",
-    "linear, 0 to 0.4": "--noise linear --noise_rate 0 --noise_end 0.4",
-    "fixed, 0.05": "--noise fixed --noise_rate 0.05",
-    "fixed, 0.15": "--noise fixed --noise_rate 0.15",
-    "fixed, 0.3": "--noise fixed --noise_rate 0.3",
+    "PID, set-point 0.35": f"--noise pid --noise_rate 0.2 --loss_setpoint {SETPOINT} --control_warmup_steps 20",
+    "linear, 0.1 to 0.4": "--noise linear --noise_rate 0.1 --noise_end 0.4",
+    "fixed, 0.1": "--noise fixed --noise_rate 0.1",
+    "fixed, 0.2": "--noise fixed --noise_rate 0.2",
+    "fixed, 0.4": "--noise fixed --noise_rate 0.4",
 }
-RECIPE = (
-    f"--max_steps {STEPS} --schedule_steps {STEPS} --passage_length 256 --warmup_steps 100 --save_steps 200 "
-    "--report_passages 200"
-)
+RECIPE = f"--max_steps {STEPS} --passage_length 256 --warmup_steps 20 --save_steps 200 --report_passages 200"
 
 
 def cell_folder(output, kind, seed):
@@ -37,12 +35,12 @@ def cell_folder(output, kind, seed):
     return Path(output) / f"{kind.replace(', ', '-').replace(' ', '-')}-seed-{seed}"
 
 
-def run_cell(output, kind, seed, corpus):
+def run_cell(output, kind, seed, initial_checkpoint, corpus):
     """Run or continue one cell."""
     command = [
-        sys.executable, str(ROOT / "run_pretraining.py"), str(ROOT / "recipes" / "encodzall-nano.yaml"),
+        sys.executable, str(ROOT / "run_pretraining.py"), str(ROOT / "recipes" / "encodzall-nano-long.yaml"),
         *RECIPE.split(), *KINDS[kind].split(), "--seed", str(seed), "--output_dir", str(cell_folder(output, kind, seed)),
-        *corpus, "--resume_from_checkpoint",
+        "--initial_checkpoint", initial_checkpoint, *corpus, "--resume_from_checkpoint",
     ]  # fmt: skip
     subprocess.run(command, check=True)
 
@@ -72,6 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_file", nargs="+", default=[], help="corpus; by default the embedded one")
     parser.add_argument("--validation_file", nargs="+", default=[], help="held-out text that the reports measure on")
+    parser.add_argument("--initial_checkpoint", default="runs/encodzall-nano", help="where all cells begin")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--output_dir", default="runs/noise-control")
     parser.add_argument("--table_only", action="store_true", help="print the table of what is finished")
@@ -83,7 +82,7 @@ def main():
     if not arguments.table_only:
         for seed in arguments.seeds:
             for kind in KINDS:
-                run_cell(arguments.output_dir, kind, seed, corpus)
+                run_cell(arguments.output_dir, kind, seed, arguments.initial_checkpoint, corpus)
     rows = []
     for kind in KINDS:
         cells = [read_cell(arguments.output_dir, kind, seed) for seed in arguments.seeds]

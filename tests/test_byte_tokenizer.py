@@ -125,6 +125,15 @@ def test_truncation_never_cuts_a_character(tokenizer, length):
     assert bytes(ids) == max((b for b in whole if len(b) <= length), key=len)
 
 
+@pytest.mark.parametrize("length", range(1, 9))
+def test_truncation_on_the_left_keeps_the_end(tokenizer, length):
+    text = "aé日🙂é"
+    tokenizer.truncation_side = "left"
+    ids = tokenizer(text, truncation=True, max_length=length)["input_ids"]
+    whole = [text[n:].encode() for n in range(len(text) + 1)]
+    assert bytes(ids) == max((b for b in whole if len(b) <= length), key=len)
+
+
 def test_pairs_and_ends(tokenizer):
     assert tokenizer("a", "b")["input_ids"] == [97, 259, 98]
     assert tokenizer([("a", "b")])["input_ids"] == [[97, 259, 98]]
@@ -140,6 +149,10 @@ def test_pairs_and_ends(tokenizer):
 def test_words_split_by_the_caller_and_ids(tokenizer):
     assert tokenizer(["a ", "b"], is_split_into_words=True)["input_ids"] == [97, 32, 98]
     assert tokenizer([[97, 98], [99]])["input_ids"] == [[97, 98], [99]]
+    with pytest.raises(ValueError, match="ids must be from 0 to"):
+        tokenizer([[9999, -5]])
+    with pytest.raises(ValueError, match="truncate with longest_first"):
+        tokenizer("a", "bbbbbb", truncation="only_first", max_length=4)
     with pytest.raises(ValueError, match="must be a str"):
         tokenizer([3.5])
 

@@ -20,7 +20,7 @@ def tokenizer():
 
 def test_labels_are_the_clean_text_and_its_end(tokenizer):
     batch = EncodzallMaskingCollator(tokenizer, rate=0.5)(examples())
-    for text, labels, words in zip(TEXTS, batch["labels"], batch["label_word_index"], strict=True):
+    for text, labels, words in zip(TEXTS, batch["labels"], batch["target_word_index"], strict=True):
         kept = labels[labels != -100]
         assert kept[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(kept[:-1]) == text
@@ -30,7 +30,7 @@ def test_labels_are_the_clean_text_and_its_end(tokenizer):
 
 def test_noisy_and_clean_text_have_the_same_words(tokenizer):
     batch = EncodzallMaskingCollator(tokenizer, rate=0.9)(examples())
-    assert torch.equal(batch["word_index"].amax(1), batch["label_word_index"].amax(1))
+    assert torch.equal(batch["word_index"].amax(1), batch["target_word_index"].amax(1))
     assert torch.equal(batch["attention_mask"] == 1, batch["word_index"] >= 0)
     assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
 

@@ -131,9 +131,9 @@ def test_ignored_labels_do_not_count(case):
     fewer = {k: v[:2] for k, v in inputs.items()}
     ignored = {k: v.clone() for k, v in inputs.items()}
     ignored["labels"][2:] = -100
-    ignored = {k: v for k, v in ignored.items() if k != "label_word_index"} | (
-        {"label_word_index": ignored["label_word_index"].masked_fill(ignored["labels"] == -100, -1)}
-        if "label_word_index" in ignored
+    ignored = {k: v for k, v in ignored.items() if k != "target_word_index"} | (
+        {"target_word_index": ignored["target_word_index"].masked_fill(ignored["labels"] == -100, -1)}
+        if "target_word_index" in ignored
         else {}
     )
     torch.testing.assert_close(forward(model, fewer).loss, forward(model, ignored).loss)

@@ -49,7 +49,7 @@ def test_teacher_forced_accuracy_equals_a_plain_count(trained):
         labels = torch.cat((inputs["input_ids"], torch.tensor([[258]])), 1)
         with torch.no_grad():
             logits = model(
-                **inputs, labels=labels, label_word_index=torch.cat((inputs["word_index"], torch.tensor([[-1]])), 1)
+                **inputs, labels=labels, target_word_index=torch.cat((inputs["word_index"], torch.tensor([[-1]])), 1)
             ).logits
         right += (logits.argmax(-1) == labels).sum().item()
         asked += labels.numel()
@@ -78,7 +78,7 @@ def test_free_running_and_rate(trained):
     rate = latent_rate(model, tokenizer, PASSAGES)
     words = sum(max(tokenizer(t)["word_index"]) + 1 for t in PASSAGES)
     size = sum(len(t.encode()) for t in PASSAGES)
-    assert rate["bits_per_byte"] == pytest.approx(words * 64 * 8 / size)
+    assert rate["bits_per_byte"] == pytest.approx((words * (64 * 8 + 4) + 16 * len(PASSAGES)) / size)
     assert rate["bytes_per_word"] == pytest.approx(size / words)
 
 
@@ -182,7 +182,7 @@ def test_rate_distortion_has_compressors_beside_latents(trained, tmp_path, data_
     assert run_eval.main([*arguments, "--passage_length", "32", "--output", str(tmp_path / "out")]) == 0
     rows = {row["what"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
     assert set(rows) == {"latents, int8", "latents, float32", "gzip -9", "xz -9"}
-    assert rows["latents, float32"]["bits per byte of text"] == 4 * rows["latents, int8"]["bits per byte of text"]
+    assert 3.9 < rows["latents, float32"]["bits per byte of text"] / rows["latents, int8"]["bits per byte of text"] < 4
     assert math.isfinite(rows["gzip -9"]["bits per byte of text"])
 
 
@@ -211,3 +211,19 @@ def test_wrong_input_ends_with_a_sentence(arguments, message, capsys):
 
     assert run_eval.main(arguments) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_settings_file_comes_first_and_the_command_line_overrides_it(tmp_path):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("text: from the file\n")
+    run_eval.main(["packing", str(settings), "--output", str(tmp_path / "file-0.1")])
+    run_eval.main(["packing", str(settings), "--text", "other", "--output", str(tmp_path / "file-0.2")])
+    words = [json.loads((tmp_path / f"file-0.{i}.json").read_text())["words"] for i in (1, 2)]
+    assert words == [["from the ", "file"], ["other"]]
+
+
+def test_help_lists_the_commands(capsys):
+    assert run_eval.main(["--help"]) == 0
+    assert run_eval.main(["no-command"]) == 2
+    printed = capsys.readouterr().err
+    assert all(name in printed for name in run_eval.COMMANDS)

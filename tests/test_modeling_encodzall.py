@@ -111,7 +111,7 @@ def test_a_byte_reaches_other_words_only_through_encoder_two(tokenizer):
 def test_the_decoder_sees_nothing_of_what_it_predicts():
     model = build(textae.EncodzallForPreTraining)
     inputs = encodzall_training_inputs([TEXTS[1]])
-    encoded = model.encoder_output(inputs["input_ids"], inputs["attention_mask"], inputs["word_index"])
+    encoded = model.model(inputs["input_ids"], inputs["attention_mask"], inputs["word_index"])
     for implementation in ("sdpa", "eager"):
         model.set_attn_implementation(implementation)
         labels = inputs["labels"]
@@ -128,7 +128,7 @@ def test_the_decoder_sees_nothing_of_what_it_predicts():
 def test_the_word_decoder_sees_its_own_words_past_only():
     model = build(textae.EncodzallForPreTraining)
     inputs = encodzall_training_inputs([TEXTS[1]])
-    labels, index = inputs["labels"], inputs["label_word_index"]
+    labels, index = inputs["labels"], inputs["target_word_index"]
     latents = model.encode(inputs["input_ids"], inputs["attention_mask"], inputs["word_index"])
     base, targets = model.score_words(latents, labels, index)
     real = index[0] >= 0
@@ -277,7 +277,7 @@ def test_losses_are_weighted_parts_over_the_number_of_labels():
         output = model(**inputs)
         number = (inputs["labels"] != -100).sum()
         sequence = nn.functional.cross_entropy(output.logits.flatten(0, 1), inputs["labels"].flatten(), reduction="sum")
-        logits, targets = model.score_words(output.latents, inputs["labels"], inputs["label_word_index"])
+        logits, targets = model.score_words(output.latents, inputs["labels"], inputs["target_word_index"])
         probability = logits.softmax(-1).gather(1, targets[:, None])[:, 0]
         word = ((1 - probability) * -probability.log()).sum()
     torch.testing.assert_close(output.sequence_loss, 0.75 * sequence / number)
@@ -301,7 +301,7 @@ def test_words_that_do_not_line_up_are_refused():
     model = build(textae.EncodzallForPreTraining)
     inputs = encodzall_training_inputs([TEXTS[1]])
     longer = encodzall_training_inputs([TEXTS[1] * 2])
-    inputs |= {name: longer[name] for name in ("labels", "label_word_index")}
+    inputs |= {name: longer[name] for name in ("labels", "target_word_index")}
     with pytest.raises(ValueError, match="noise that keeps the number of words"):
         model(**inputs)
 
@@ -339,7 +339,9 @@ def test_stored_latents_are_bytes_and_cost_eight_bits(tokenizer):
     assert codes.abs().max() <= 127.001
     assert (stored - latents).abs().max() <= scale.max() * 0.51
     bits = model.latent_bits(latents, encoded.word_mask)
-    assert bits.tolist() == [8 * 32 * int(n) for n in encoded.word_mask.sum(1)]
+    assert bits.tolist() == [
+        (8 * 32 + 4) * int(n) + 16 for n in encoded.word_mask.sum(1)
+    ]  # 4 bits for a length up to 12
 
 
 # Sizes
@@ -374,6 +376,9 @@ def test_grouped_heads_are_a_quarter_and_a_half():
     ("fields", "message"),
     [
         ({"hidden_size": 30}, "hidden_size 30"),
+        ({"num_word_layers": 0}, "num_word_layers 0 is too small"),
+        ({"dropout": 3}, "dropout 3 is no rate"),
+        ({"rope_theta": -1}, "rope_theta -1 must be above 0"),
         ({"byte_key_value_heads": 3}, "byte_key_value_heads 3"),
         ({"row_length": 12}, "below row_length 12"),
         ({"pooling": "median"}, "'median' is unknown"),

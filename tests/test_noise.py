@@ -120,6 +120,9 @@ def test_special_tokens_are_never_masked():
     noisy, masked = mask_characters(ids, 1.0, generator())
     assert masked.tolist() == [False, True, False, True, False]
     assert noisy[[0, 2, 4]].tolist() == [257, 259, 258]
+    index = np.arange(5)
+    assert mask_words(ids, index, 1.0, generator())[0].tolist() == [257, MASK, 259, MASK, 258]
+    assert mask_text(ids, index, 1.0, generator())[0][[0, 2, 4]].tolist() == [257, 259, 258]
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])

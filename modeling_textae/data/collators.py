@@ -37,7 +37,7 @@ class EncodzallMaskingCollator:
     ```python
     >>> collator = EncodzallMaskingCollator(EncodzallTokenizer(), rate=0.2)
     >>> sorted(collator([{"text": "to be or not to be"}]))
-    ['attention_mask', 'input_ids', 'label_word_index', 'labels', 'word_index']
+    ['attention_mask', 'input_ids', 'target_word_index', 'labels', 'word_index']
     ```
     """
 
@@ -53,7 +53,7 @@ class EncodzallMaskingCollator:
 
         Returns:
             `dict` of tensors: `input_ids`, `attention_mask`, `word_index` of the noisy texts, shape `(batch, length)`, and
-            `labels` and `label_word_index` of the clean texts with their ends, shape `(batch, label_length)`.
+            `labels` and `target_word_index` of the clean texts with their ends, shape `(batch, label_length)`.
 
         Raises:
             ValueError: where an example has no text.
@@ -62,6 +62,7 @@ class EncodzallMaskingCollator:
             raise ValueError(f"examples need a text, not only {sorted(examples[0]) if examples else 'nothing'}")
         tokenized = self.tokenizer(
             [example["text"] for example in examples],
+            add_special_tokens=False,  # the noisy text has none, the clean one gets its end below
             truncation=self.max_length is not None,
             max_length=self.max_length,
         )
@@ -82,5 +83,5 @@ class EncodzallMaskingCollator:
             "attention_mask": (noisy_index >= 0).long(),
             "word_index": noisy_index,
             "labels": pad_rows(clean, -100),
-            "label_word_index": pad_rows(clean_index, -1),
+            "target_word_index": pad_rows(clean_index, -1),
         }

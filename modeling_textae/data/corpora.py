@@ -17,6 +17,7 @@ from ..models.byte_tokenizer import character_starts
 from ..models.tokenization_encodzall import WHITE_SPACE
 
 SHINGLE = 50
+EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data"}  # folders of the library
 MIN_DOCSTRING = 200  # characters; shorter ones are mostly signatures
 FORMATS = {
     "txt": "text",
@@ -108,7 +109,7 @@ def embedded_documents():
         yield text
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
-        if {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data"} & set(path.parts):
+        if EXCLUDED & set(path.relative_to(library).parts):
             continue
         try:
             tree = ast.parse(path.read_bytes())
@@ -139,6 +140,11 @@ def embedded_corpus(cache_dir=None):
         splits = {"train": [], "validation": [], "test": []}
         for text in dict.fromkeys(embedded_documents()):
             splits[split_of(text)].append(text)
+        if sum(map(len, splits["train"])) < 500_000:
+            raise RuntimeError(
+                f"this Python's library in {sysconfig.get_paths()['stdlib']} has hardly any documentation: is it stripped? "
+                "Give a corpus of your own with --train_file or --dataset_name"
+            )
         seen = sorted_shingles(splits["train"])
         for name in ("validation", "test"):
             splits[name] = without_near_duplicates(splits[name], seen)
@@ -222,8 +228,8 @@ def load_corpus(
 
     Returns:
         `dict` of datasets with one column, `text`: `train` and, where the corpus has or allows one, `validation`. Without a
-        validation split, about 5 % of the documents are held out by hash of their text, or, of fewer than 20 documents,
-        the last twentieth of each.
+        validation split, about 5 % of the documents are held out by hash of their text, less those of which more than 1 %
+        repeats training text, or, of fewer than 20 documents, the last twentieth of each.
 
     Raises:
         ValueError: for both a dataset and files, an unknown format, a missing column, or a corpus without text.
@@ -266,10 +272,11 @@ def hold_out(documents):
     if len(documents) >= 20:
         names = [split_of(text) for text in documents["text"]]
         held = [i for i, name in enumerate(names) if name == "validation"] or [len(documents) - 1]
-        return {
-            "train": documents.select(sorted(set(range(len(documents))) - set(held))),
-            "validation": documents.select(held),
-        }
+        train = documents.select(sorted(set(range(len(documents))) - set(held)))
+        kept = without_near_duplicates(documents.select(held)["text"], sorted_shingles(train["text"]))
+        if not kept:
+            raise ValueError("all documents that would be held out repeat training text: give a --validation_file")
+        return {"train": train, "validation": datasets.Dataset.from_dict({"text": kept})}
     texts = [text for text in documents["text"] if text]
     cuts = [len(text) * 19 // 20 for text in texts]
     return {

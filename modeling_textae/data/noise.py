@@ -62,7 +62,7 @@ def mask_characters(ids, rate, generator):
 
 
 def mask_words(ids, word_index, rate, generator):
-    """Replace whole words by one mask each.
+    """Replace whole words by one mask each; special tokens stay.
 
     Args:
         ids (`np.ndarray` of int, shape `(n,)`).
@@ -76,7 +76,8 @@ def mask_words(ids, word_index, rate, generator):
     """
     check_rate(rate)
     number = int(word_index[-1]) + 1 if len(ids) else 0
-    hidden = (generator.random(number) < rate)[word_index]
+    special = (ids >= NUM_BYTES) & (ids < MASK)
+    hidden = (generator.random(number) < rate)[word_index] & ~special
     first = np.ones(len(ids), dtype=bool)
     first[1:] = word_index[1:] != word_index[:-1]
     kept = ~hidden | first

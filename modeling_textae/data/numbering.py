@@ -32,7 +32,8 @@ class NumberedDataset(Dataset):
 class NumberedIterable(IterableDataset):
     """Wraps a streamed dataset so that each example knows its index in the stream and its epoch.
 
-    The step is what the index and the number of examples a step say.
+    The step is what the number of examples so far and the number of examples a step say. A second pass over the stream goes
+    on counting; only a run that is resumed in one counts anew.
 
     Args:
         dataset: any iterable dataset whose examples are `dict`s.
@@ -43,6 +44,7 @@ class NumberedIterable(IterableDataset):
         self.dataset = dataset
         self.step_size = step_size
         self.epoch = 0
+        self.seen = 0
 
     def set_epoch(self, epoch):
         """Set the epoch, from 0; the Trainer calls it."""
@@ -51,8 +53,10 @@ class NumberedIterable(IterableDataset):
             self.dataset.set_epoch(epoch)
 
     def __iter__(self):
+        before = self.seen
         for index, example in enumerate(self.dataset):
-            yield {**example, "step": index // self.step_size, "epoch": self.epoch, "index": index}
+            self.seen = before + index + 1
+            yield {**example, "step": (before + index) // self.step_size, "epoch": self.epoch, "index": index}
 
 
 class NumberedBatchSampler(Sampler):

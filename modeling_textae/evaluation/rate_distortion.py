@@ -24,10 +24,14 @@ def rate_distortion(model, tokenizer, passages, batch_size=32):
         `list[dict]`: `what`, `bits per byte of text`, `byte accuracy` (teacher-forced), `character error rate` and `exact`
         (free-running).
     """
-    rate = latent_rate(model, tokenizer, passages, batch_size)["bits_per_byte"]
-    width = 32 // 8  # float32 numbers take four times the bits of int8 ones
+    rate = latent_rate(model, tokenizer, passages, batch_size)
+    # Unrounded numbers take 24 bits more each.
+    wider = rate["bits_per_byte"] + 24 * rate["numbers_per_byte"]
     rows = []
-    for what, stored, bits_per_byte in (("latents, int8", True, rate), ("latents, float32", False, rate * width)):
+    for what, stored, bits_per_byte in (
+        ("latents, int8", True, rate["bits_per_byte"]),
+        ("latents, float32", False, wider),
+    ):
         free, _ = free_running(model, tokenizer, passages, stored=stored)
         rows.append(
             {

@@ -77,7 +77,7 @@ def teacher_forced(model, tokenizer, passages, rate=0.0, batch_size=32, seed=0, 
             hidden.append(np.append(hides, 0))
         noisy_index, labels, hidden = pad_rows(noisy_index, -1), pad_rows(labels, -100), pad_rows(hidden, 0)
         inputs = (pad_rows(noisy, tokenizer.pad_token_id), (noisy_index >= 0).long(), noisy_index)
-        encoded = model.encoder_output(*(x.to(model.device) for x in inputs))
+        encoded = model.model(*(x.to(model.device) for x in inputs))
         if stored:
             encoded.last_hidden_state = model.round_latents(encoded.last_hidden_state)
         labels = labels.to(model.device)
@@ -117,15 +117,20 @@ def free_running(model, tokenizer, passages, batch_size=64, stored=True, **kwarg
 
 @torch.no_grad()
 def latent_rate(model, tokenizer, passages, batch_size=32):
-    """Bits that the latents take, per byte of text, and words per passage."""
-    stored_bits, stored_bytes, words = 0, 0, 0
+    """Bits and numbers that the latents take for each byte of text, and bytes of text for each word."""
+    stored_bits, stored_bytes, words, width = 0, 0, 0, 0
     for _, batch in batches(passages, batch_size, "latents"):
         inputs = tokenizer(batch, padding=True, return_tensors="pt").to(model.device)
-        encoded = model.encoder_output(**inputs)
+        encoded = model.model(**inputs)
         stored_bits += int(model.latent_bits(encoded.last_hidden_state, encoded.word_mask).sum())
         stored_bytes += int(inputs["attention_mask"].sum())
         words += int(encoded.word_mask.sum())
-    return {"bits_per_byte": stored_bits / stored_bytes, "bytes_per_word": stored_bytes / words}
+        width = encoded.last_hidden_state.shape[-1]
+    return {
+        "bits_per_byte": stored_bits / stored_bytes,
+        "numbers_per_byte": words * width / stored_bytes,
+        "bytes_per_word": stored_bytes / words,
+    }
 
 
 @torch.no_grad()
@@ -180,6 +185,40 @@ def reconstruction_report(model, tokenizer, passages, rates=(0.1, 0.2, 0.4), bat
         report["latents"] = latent_rate(model, tokenizer, passages, batch_size)
     model.train(training)
     return report
+
+
+def reconstruction_rows(results):
+    """Rows of a table: one a figure, one column a result of [`reconstruction_report`].
+
+    Args:
+        results (`dict[str, dict]`): reports on the same passages at the same rates, by column.
+
+    Returns:
+        `list[dict]`: `figure`, and a value or `None` for each column.
+    """
+    first = next(iter(results.values()))
+    paths = {"byte accuracy, teacher-forced, clean": ("clean", "byte_accuracy")}
+    for rate, masked in first["masked"].items():
+        for kind in ("character", "word"):
+            asked = masked[f"hidden_{kind}_bytes"]
+            paths[f"bytes hidden by {kind} masks, rate {rate} (n = {asked})"] = (
+                "masked",
+                rate,
+                f"hidden_{kind}_accuracy",
+            )
+    paths["free-running: character error rate"] = ("free_running", "character_error_rate")
+    paths["free-running: exact texts"] = ("free_running", "exact_rate")
+    paths["stored bits for each byte of text"] = ("latents", "bits_per_byte")
+
+    def look_up(result, path):
+        for key in path:
+            result = result.get(key) if result else None
+        return result
+
+    return [
+        {"figure": figure} | {name: look_up(result, path) for name, result in results.items()}
+        for figure, path in paths.items()
+    ]
 
 
 def texts_of(dataset, limit=None):

@@ -33,6 +33,13 @@ def table(rows, columns):
     return "\n".join(lines)
 
 
+def report_file(path, ending):
+    """`path` with an ending added, its folder made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(path.name + ending)
+
+
 def write_report(path, title, figures, body, command=None):
     """Write `path`.json and `path`.md beside each other.
 
@@ -44,9 +51,6 @@ def write_report(path, title, figures, body, command=None):
         command (`str`, *optional*): by default this process's.
     """
     command = command_line() if command is None else command
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(
-        json.dumps({"command": command, **figures}, indent=2, ensure_ascii=False) + "\n"
-    )
-    path.with_suffix(".md").write_text(f"# {title}\n\n`{command}`\n\n{body}\n")
+    whole = {"command": command, **figures}
+    report_file(path, ".json").write_text(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n")
+    report_file(path, ".md").write_text(f"# {title}\n\n`{command}`\n\n{body}\n")

@@ -131,7 +131,10 @@ class ByteTokenizer(PreTrainedTokenizer):
         if isinstance(sequence, str):
             return self._text_ids(sequence, pattern)
         if isinstance(sequence, (list, tuple)) and all(isinstance(i, (int, np.integer)) for i in sequence):
-            return np.array(sequence, dtype=np.int64)
+            ids = np.array(sequence, dtype=np.int64)
+            if len(ids) and (ids.min() < 0 or ids.max() >= len(self)):
+                raise ValueError(f"ids must be from 0 to {len(self) - 1}, not {sequence!r:.80}")
+            return ids
         if isinstance(sequence, (list, tuple)) and all(isinstance(i, str) for i in sequence):
             if is_split_into_words:
                 return self._text_ids("".join(sequence), pattern)
@@ -140,11 +143,13 @@ class ByteTokenizer(PreTrainedTokenizer):
             f"a text must be a str, a list of str or a list of int, not {type(sequence).__name__}: {sequence!r:.80}"
         )
 
-    @staticmethod
-    def _cut(ids, length):
-        """The longest prefix of at most `length` ids that ends with a whole character."""
+    def _cut(self, ids, length):
+        """The longest part of at most `length` ids, from the side that `truncation_side` keeps, of whole characters."""
         if len(ids) <= length:
             return ids
+        if self.truncation_side == "left":
+            starts = np.flatnonzero(character_starts(ids)[len(ids) - length :])
+            return ids[len(ids) - length + int(starts[0]) :] if length and len(starts) else ids[:0]
         # Of the last four ids that fit and the first that does not, the last start of a character is the cut.
         first = max(length - 3, 0)
         window = np.flatnonzero(character_starts(ids[max(first - 3, 0) : length + 1])[first - max(first - 3, 0) :])
@@ -274,10 +279,16 @@ class ByteTokenizer(PreTrainedTokenizer):
                 )
             if other is None:
                 ids = self._cut(ids, room)
-            elif truncation_strategy == TruncationStrategy.ONLY_FIRST:
-                ids = self._cut(ids, max(room - len(other), 0))
-            elif truncation_strategy == TruncationStrategy.ONLY_SECOND:
-                other = self._cut(other, max(room - len(ids), 0))
+            elif truncation_strategy in (TruncationStrategy.ONLY_FIRST, TruncationStrategy.ONLY_SECOND):
+                first = truncation_strategy == TruncationStrategy.ONLY_FIRST
+                kept = other if first else ids
+                if len(kept) > room:
+                    raise ValueError(
+                        f"truncating one text of a pair cannot reach max_length {max_length}: the other takes {len(kept)}; "
+                        "truncate with longest_first"
+                    )
+                ids = self._cut(ids, room - len(other)) if first else ids
+                other = other if first else self._cut(other, room - len(ids))
             else:  # the longer one first, until both are of one length
                 half = room // 2
                 ids, other = (

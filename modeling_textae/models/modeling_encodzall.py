@@ -7,6 +7,7 @@ values too, so that what it reads of a word depends on how far into the word it 
 added to every input, as attention to a single vector would add it.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -283,6 +284,21 @@ class EncodzallPreTrainedModel(TextAutoencoder):
             EncodzallLayer(self.config, num_key_value_heads, index, **kwargs) for index in range(number)
         )
 
+    def latent_bits(self, latents, mask):
+        """Bits that each text's words take: int8 numbers, each word's length, and 16 bits for the number of words.
+
+        The lengths are stored because the decoder is told where each word starts.
+
+        Args:
+            latents (`torch.Tensor` of shape `(batch, words, hidden_size)`).
+            mask (`torch.Tensor` of shape `(batch, words)`).
+
+        Returns:
+            `torch.Tensor` of shape `(batch,)`.
+        """
+        length_bits = math.ceil(math.log2(self.config.max_word_length))
+        return super().latent_bits(latents, mask) + mask.sum(-1) * length_bits + 16
+
     def rotary(self, positions):
         """Rotary table of positions, shape `(batch, length)`."""
         config = self.config
@@ -399,8 +415,12 @@ class EncodzallModel(EncodzallPreTrainedModel):
             raise ValueError(
                 "Encodzall needs input_ids: its words are made of bytes, so embeddings cannot replace them"
             )
+        if not self.config.use_memory:
+            zeros = self.embed_tokens.weight.new_zeros(len(input_ids), 1, self.config.hidden_size)
+            ones = torch.ones_like(input_ids[:, :1])
+            return EncodzallModelOutput(zeros, zeros[:, 0], ones, ones - 1)
         if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
+            attention_mask = input_ids != self.config.pad_token_id
         if word_index is None:
             word_index = derive_word_index(input_ids, attention_mask, self.config.max_word_length)
         real = (attention_mask != 0) & (word_index >= 0)
@@ -417,7 +437,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
         starts = (width.cumsum(1) - width)[real][begins]
 
         shape = (len(input_ids), num_words)
-        word_mask = attention_mask.new_zeros(shape).flatten().index_fill(0, cells, 1).view(shape)
+        word_mask = starts.new_zeros(shape).flatten().index_fill(0, cells, 1).view(shape)
         word_mask[:, 0] = 1
         word_positions = word_mask.new_zeros(shape).flatten().index_copy(0, cells, starts).view(shape)
         states = self.embed_tokens.weight.new_zeros(shape[0] * shape[1], self.config.hidden_size)
@@ -442,7 +462,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
 
     def encode(self, input_ids, attention_mask=None, word_index=None):
         """Return the words' vectors, shape `(batch, words, hidden_size)`; arguments as of `forward`."""
-        return self(input_ids, attention_mask, word_index).last_hidden_state
+        return self(input_ids, attention_mask, word_index, return_dict=True).last_hidden_state
 
     def latent_scale(self, latents):
         """A 127th of eight standard deviations, by the final norm's weights."""
@@ -463,7 +483,9 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def forward(self, inputs_embeds, memory, word_mask, word_positions, past_key_values=None):
+    def forward(
+        self, inputs_embeds, memory, word_mask, word_positions, past_key_values=None, decoder_attention_mask=None
+    ):
         """Decode.
 
         Args:
@@ -471,19 +493,33 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
             memory (`torch.Tensor` of shape `(batch, words, hidden_size)`).
             word_mask, word_positions (`torch.LongTensor` of shape `(batch, words)`).
             past_key_values (`EncoderDecoderCache`, *optional*).
+            decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding, which
+                takes no position.
 
         Returns:
             `torch.Tensor` of shape `(batch, length, hidden_size)`.
         """
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        positions = past_length + torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        length = inputs_embeds.shape[1]
+        if decoder_attention_mask is None:
+            positions = past_length + torch.arange(length, device=inputs_embeds.device)[None]
+        else:
+            positions = (decoder_attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
         cache = None if past_key_values is None else past_key_values.self_attention_cache
-        mask = create_causal_mask(self.config, inputs_embeds, None, cache, positions.expand(len(inputs_embeds), -1))
+        mask = create_causal_mask(self.config, inputs_embeds, decoder_attention_mask, cache)
         memory_mask = create_bidirectional_mask(self.config, inputs_embeds, word_mask, encoder_hidden_states=memory)
         rotary, memory_rotary = self.rotary(positions), self.rotary(word_positions)
         states = inputs_embeds
         for layer in self.layers:
-            states = layer(states, mask, rotary, memory, memory_mask, memory_rotary, past_key_values)
+            states = layer(
+                states,
+                mask,
+                rotary,
+                memory=memory,
+                memory_mask=memory_mask,
+                memory_rotary=memory_rotary,
+                past_key_values=past_key_values,
+            )
         return self.norm(states)
 
 
@@ -520,7 +556,11 @@ class EncodzallWordDecoder(EncodzallPreTrainedModel):
         config = self.config
         rows = pack_rows(lengths + 1, config.row_length, config.max_word_length + 1)
         slots = torch.arange(len(labels), device=labels.device) + segments
-        targets = labels.new_full((len(labels) + len(lengths),), config.sep_token_id)
+        # The end of a word is asked for where any of its bytes is.
+        asked = torch.zeros_like(lengths).index_add(0, segments, (labels != -100).to(lengths.dtype)) > 0
+        ends = torch.where(asked, config.sep_token_id, -100)
+        targets = labels.new_empty(len(labels) + len(lengths))
+        targets[lengths.cumsum(0) + torch.arange(len(lengths), device=labels.device)] = ends
         targets[slots] = labels
         inputs = targets.new_full(targets.shape, config.bos_token_id)
         inputs[slots + 1] = labels.masked_fill(labels == -100, config.pad_token_id)
@@ -571,7 +611,15 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """Return the words' vectors, shape `(batch, words, hidden_size)`; arguments as of [`EncodzallModel`]."""
         return self.model.encode(input_ids, attention_mask, word_index)
 
-    def decode(self, latents, decoder_input_ids, word_mask=None, word_positions=None, past_key_values=None):
+    def decode(
+        self,
+        latents,
+        decoder_input_ids,
+        word_mask=None,
+        word_positions=None,
+        past_key_values=None,
+        decoder_attention_mask=None,
+    ):
         """Score each byte of a text, given the bytes before it and the words' vectors.
 
         Args:
@@ -581,6 +629,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             word_positions (`torch.LongTensor` of shape `(batch, words)`, *optional*): where each word starts in the
                 text, in bytes; by default words of `word_mask_length` bytes are assumed.
             past_key_values (`EncoderDecoderCache`, *optional*).
+            decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, length, vocabulary)`.
@@ -590,7 +639,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         if word_positions is None:
             word_positions = (word_mask.cumsum(1) - 1) * self.config.word_mask_length
         embeds = self.model.embed_tokens(decoder_input_ids)
-        return self.lm_head(self.sequence_decoder(embeds, latents, word_mask, word_positions, past_key_values))
+        return self.lm_head(
+            self.sequence_decoder(embeds, latents, word_mask, word_positions, past_key_values, decoder_attention_mask)
+        )
 
     def shift_right(self, labels):
         """Labels, shape `(batch, length)`, to decoder inputs: `decoder_start_token_id` first, the last label dropped."""
@@ -600,14 +651,6 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
 
     prepare_decoder_input_ids_from_labels = shift_right
 
-    def encoder_output(self, input_ids, attention_mask, word_index):
-        """Run the encoder; where the configuration forgoes the memory, return zeros in its place."""
-        if self.config.use_memory:
-            return self.model(input_ids, attention_mask, word_index)
-        zeros = self.model.embed_tokens.weight.new_zeros(len(input_ids), 1, self.config.hidden_size)
-        ones = input_ids.new_ones(len(input_ids), 1)
-        return EncodzallModelOutput(zeros, zeros[:, 0], ones, ones - 1)
-
     @can_return_tuple
     def forward(
         self,
@@ -615,10 +658,11 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         attention_mask=None,
         word_index=None,
         decoder_input_ids=None,
+        decoder_attention_mask=None,
         encoder_outputs=None,
         past_key_values=None,
         labels=None,
-        label_word_index=None,
+        target_word_index=None,
         use_cache=None,
         num_items_in_batch=None,
         **kwargs,
@@ -629,11 +673,13 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             input_ids, attention_mask, word_index: the noisy text, as of [`EncodzallModel`].
             decoder_input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): by default the labels,
                 shifted right.
-            encoder_outputs ([`EncodzallModelOutput`], *optional*): instead of the noisy text.
+            decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding of the
+                decoder's inputs.
+            encoder_outputs ([`EncodzallModelOutput`] or `tuple`, *optional*): instead of the noisy text.
             past_key_values (`EncoderDecoderCache`, *optional*): keys and values of earlier calls.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the clean text and its end, -100 where
                 not asked.
-            label_word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): read by
+            target_word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): read by
                 [`EncodzallForPreTraining`].
             use_cache (`bool`, *optional*): return `past_key_values`; by default without labels only.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*): divisor of the losses; by default the labels here.
@@ -645,7 +691,10 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             ValueError: without labels and decoder inputs.
         """
         if encoder_outputs is None:
-            encoder_outputs = self.encoder_output(input_ids, attention_mask, word_index)
+            recorded = {k: kwargs[k] for k in ("output_attentions", "output_hidden_states") if k in kwargs}
+            encoder_outputs = self.model(input_ids, attention_mask, word_index, return_dict=True, **recorded)
+        elif isinstance(encoder_outputs, (tuple, list)):
+            encoder_outputs = EncodzallModelOutput(*encoder_outputs)
         elif not isinstance(encoder_outputs, EncodzallModelOutput):
             encoder_outputs = EncodzallModelOutput(**encoder_outputs)
         if decoder_input_ids is None:
@@ -658,7 +707,14 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
         memory, word_mask = encoder_outputs.last_hidden_state, encoder_outputs.word_mask
-        logits = self.decode(memory, decoder_input_ids, word_mask, encoder_outputs.word_positions, past_key_values)
+        logits = self.decode(
+            memory,
+            decoder_input_ids,
+            word_mask,
+            encoder_outputs.word_positions,
+            past_key_values,
+            decoder_attention_mask,
+        )
         output = EncodzallOutput(
             logits=logits,
             latents=memory,
@@ -669,10 +725,10 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             attentions=encoder_outputs.attentions,
         )
         if labels is not None:
-            self.add_losses(output, labels, label_word_index, num_items_in_batch)
+            self.add_losses(output, labels, target_word_index, num_items_in_batch)
         return output
 
-    def add_losses(self, output, labels, label_word_index, num_items_in_batch):
+    def add_losses(self, output, labels, target_word_index, num_items_in_batch):
         """Set `loss` and the part losses of an output."""
         output.loss = label_cross_entropy(output.logits, labels, num_items_in_batch)
         output.sequence_loss = output.loss.detach()
@@ -692,7 +748,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             `list[str]`, one text for each.
         """
         inputs = tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
-        encoded = self.encoder_output(**inputs)
+        encoded = self.model(**inputs, return_dict=True)
         if stored:
             encoded.last_hidden_state = self.round_latents(encoded.last_hidden_state)
         if max_new_tokens is None:
@@ -718,13 +774,13 @@ class EncodzallForPreTraining(EncodzallForConditionalGeneration):
         self.word_decoder = EncodzallWordDecoder(config)
         self.post_init()
 
-    def score_words(self, latents, labels, label_word_index):
+    def score_words(self, latents, labels, target_word_index):
         """Score the words of the clean text, each from the vector of the word in its place.
 
         Args:
             latents (`torch.Tensor` of shape `(batch, words, hidden_size)`).
             labels (`torch.LongTensor` of shape `(batch, length)`): the clean text.
-            label_word_index (`torch.LongTensor` of shape `(batch, length)`): its words; -1 on its end and on padding.
+            target_word_index (`torch.LongTensor` of shape `(batch, length)`): its words; -1 on its end and on padding.
 
         Returns:
             `tuple`: logits `(bytes + words, vocabulary)` and labels `(bytes + words,)`.
@@ -732,8 +788,8 @@ class EncodzallForPreTraining(EncodzallForConditionalGeneration):
         Raises:
             ValueError: where the clean text has more words than there are vectors.
         """
-        real = label_word_index >= 0
-        word = label_word_index[real]
+        real = target_word_index >= 0
+        word = target_word_index[real]
         batch = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[real]
         begins = torch.ones_like(word, dtype=torch.bool)
         begins[1:] = (word[1:] != word[:-1]) | (batch[1:] != batch[:-1])
@@ -748,16 +804,20 @@ class EncodzallForPreTraining(EncodzallForConditionalGeneration):
         states, targets = self.word_decoder(self.model.embed_tokens, words, labels[real], segments, lengths)
         return self.lm_head(states), targets
 
-    def add_losses(self, output, labels, label_word_index, num_items_in_batch):
+    def add_losses(self, output, labels, target_word_index, num_items_in_batch):
         if not self.config.use_memory:  # there are no words to decode
-            return super().add_losses(output, labels, label_word_index, num_items_in_batch)
+            return super().add_losses(output, labels, target_word_index, num_items_in_batch)
         if num_items_in_batch is None:
             num_items_in_batch = (labels != -100).sum().clamp(min=1)
         sequence_loss = label_cross_entropy(output.logits, labels, num_items_in_batch)
-        if label_word_index is None:
+        if target_word_index is None:
             is_byte = (labels >= 0) & (labels < NUM_BYTES)
-            label_word_index = derive_word_index(labels, is_byte, self.config.max_word_length)
-        logits, targets = self.score_words(output.latents, labels, label_word_index)
+            if (is_byte[:, 1:] & (labels[:, :-1] == -100)).any():
+                raise ValueError(
+                    "labels of -100 before a byte hide where words begin: give target_word_index, as the collator does"
+                )
+            target_word_index = derive_word_index(labels, is_byte, self.config.max_word_length)
+        logits, targets = self.score_words(output.latents, labels, target_word_index)
         word_loss = label_cross_entropy(logits, targets, num_items_in_batch, self.config.focal_gamma)
         sequence_loss = self.config.sequence_loss_weight * sequence_loss
         word_loss = self.config.word_loss_weight * word_loss

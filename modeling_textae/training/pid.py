@@ -46,6 +46,9 @@ class PIDController:
             raise ValueError(
                 f"start {self.start} lies outside the bounds {self.minimum} to {self.maximum}, which must be in that order"
             )
+        for name in ("setpoint", "proportional", "integral", "derivative"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} {getattr(self, name)} is negative: accepted are 0 and above")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing {self.smoothing} must be at least 0 and below 1")
         self.filtered = None
@@ -114,8 +117,9 @@ class NoiseRateCallback(TrainerCallback):
         # Workers prepare prefetch_factor batches each, and accelerate looks one batch ahead of the step.
         ahead = args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2) + 1
         self.noise_rate.delay = -(-ahead // args.gradient_accumulation_steps)
+        self.recent = {int(steps_done): rate for steps_done, rate in self.recent.items()}  # JSON made them strings
         for steps_done, rate in self.recent.items():
-            self.noise_rate.set(int(steps_done), rate)
+            self.noise_rate.set(steps_done, rate)
         if not self.recent:
             self.set_rate(state.global_step, self.initial_rate())
 
@@ -126,13 +130,13 @@ class NoiseRateCallback(TrainerCallback):
     def set_rate(self, steps_done, rate):
         """Set the rate that holds after a number of steps, and remember as many as a resumed run will ask for."""
         self.noise_rate.set(steps_done, rate)
-        self.recent[str(steps_done)] = rate
+        self.recent[steps_done] = rate
         while len(self.recent) > self.noise_rate.delay + 1:
-            self.recent.pop(next(iter(self.recent)))
+            self.recent.pop(min(self.recent))
 
     def logs(self):
         """Numbers to log beside the loss."""
-        return {"noise_rate": list(self.recent.values())[-1]} if self.recent else {}
+        return {"noise_rate": self.recent[max(self.recent)]} if self.recent else {}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Add the numbers to a log that holds a training loss."""
@@ -233,7 +237,7 @@ class LinearNoiseCallback(NoiseRateCallback, ExportableState):
     """Move the noise rate in a straight line over the run: the schedule that control is compared with.
 
     Args:
-        start, end (`float`): rates of the first and the last step.
+        start, end (`float`): rates before the first and after the last step.
 
     Raises:
         ValueError: where a rate is no probability.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -127,6 +128,12 @@ class RecipeTrainingArguments(TextAETrainingArguments):
     )
 
     def __post_init__(self):
+        if self.bf16 or self.fp16:
+            raise ValueError("bf16 and fp16 are decided by --precision: float32, bfloat16 or auto")
+        if self.optim != type(self).optim:
+            raise ValueError(f"optim {self.optim!r} would be ignored: give --optimizer muon or adamw")
+        if self.schedule_steps is not None and self.schedule_steps < 1:
+            raise ValueError(f"schedule_steps {self.schedule_steps} is too small: accepted is 1 and above")
         if self.precision not in (AUTO, "float32", "bfloat16"):
             raise ValueError(f"precision {self.precision!r} is unknown: accepted are auto, float32 and bfloat16")
         # transformers takes bfloat16 on a machine without accelerator only where the CPU is chosen in so many words.
@@ -145,6 +152,14 @@ def bfloat16_is_fast(use_cpu=False):
 # Of the training arguments, those that decide what is trained.
 DECISIVE = (
     "optimizer",
+    "lr_scheduler_type",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "data_seed",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
     "learning_rate",
     "muon_learning_rate",
     "weight_decay",
@@ -211,13 +226,19 @@ def read_recipe_file(path, parser):
     """Fields of a YAML file, each of which the parser knows."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no recipe {path!r}: give a YAML file of recipes/, or fields as --name value")
-    fields = yaml.safe_load(Path(path).read_text()) or {}
+    try:
+        fields = yaml.safe_load(Path(path).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"the recipe {path!r} is no YAML: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"the recipe {path!r} must be a mapping of fields to values, not a {type(fields).__name__}")
     known = {action.dest for action in parser._actions}
     for name in fields:
         if name not in known:
             raise ValueError(f"{path}: {unknown_field(name, parser)}")
+    for name in ("train_file", "validation_file"):
+        if isinstance(fields.get(name), str):
+            fields[name] = [fields[name]]
     if isinstance(fields.get("config"), dict):
         fields["config"] = json.dumps(fields["config"])
     return fields
@@ -238,7 +259,10 @@ def check(model, data, noise, training):
     presets = [k for k, v in vars(family.config).items() if isinstance(v, classmethod)]
     if model.size not in presets:
         raise ValueError(f"size {model.size!r} is unknown: accepted are {', '.join(presets)}")
-    config = getattr(family.config, model.size)(**config_fields(model.config, family.config))
+    try:
+        config = getattr(family.config, model.size)(**config_fields(model.config, family.config))
+    except StrictDataclassError as error:
+        raise ValueError(f"--config: {str(error.__cause__ or error).strip()}") from error
     for path in [*data.train_file, *data.validation_file]:
         file_format(path)
     if data.dataset_name and data.train_file:
@@ -254,9 +278,44 @@ def check(model, data, noise, training):
         raise ValueError("a streamed corpus has no known end: give --max_steps")
     noise.callbacks()
     optimizer_class_and_arguments(training.optimizer, training)
-    if model.initial_checkpoint and not os.path.isdir(model.initial_checkpoint):
-        raise FileNotFoundError(f"no checkpoint {model.initial_checkpoint!r} to start from")
+    if model.initial_checkpoint:
+        check_initial(model.initial_checkpoint, config)
     return family, config
+
+
+def check_initial(checkpoint, config):
+    """Refuse a checkpoint to start from that is missing or of another shape."""
+    if not os.path.isfile(os.path.join(checkpoint, "config.json")):
+        raise FileNotFoundError(f"no checkpoint {checkpoint!r} to start from: it has no config.json")
+    saved = type(config).from_pretrained(checkpoint)
+    names = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    differing = [
+        f"{n} ({getattr(saved, n)} there, {getattr(config, n)} here)"
+        for n in sorted(names)
+        if getattr(saved, n) != getattr(config, n)
+    ]
+    if differing:
+        raise ValueError(f"{checkpoint!r} is of another configuration: {', '.join(differing)}")
+
+
+def check_resumed(recipe):
+    """Write the recipe into the output folder; refuse to go on with a run that another recipe began.
+
+    Raises:
+        ValueError: naming the fields that differ.
+    """
+    path = Path(recipe.training.output_dir) / "recipe.json"
+    fields = json.loads(json.dumps(recipe.fields(), default=str))
+    if path.is_file():
+        begun = json.loads(path.read_text())
+        differing = [f"{n} ({begun.get(n)} there, {v} here)" for n, v in fields.items() if begun.get(n) != v]
+        if differing:
+            raise ValueError(
+                f"{recipe.training.output_dir!r} holds a run of another recipe: {', '.join(differing)}; give these fields as "
+                "they were, or another --output_dir"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def config_fields(text, config_class):

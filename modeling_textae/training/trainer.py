@@ -52,7 +52,7 @@ class TextAETrainer(Trainer):
         self._logged_losses = {}
         self._logged_steps = 0
         self._eval_losses = {}
-        self._eval_batches = 0
+        self._eval_examples = 0
 
     # Data
 
@@ -70,6 +70,10 @@ class TextAETrainer(Trainer):
         }
         batches_per_step = args.gradient_accumulation_steps * args.world_size
         if isinstance(self.train_dataset, IterableDataset) or not hasattr(self.train_dataset, "__len__"):
+            if args.dataloader_num_workers:
+                raise ValueError(
+                    "each worker would count a stream's examples for itself: give dataloader_num_workers 0 with streaming"
+                )
             numbered = NumberedIterable(self.train_dataset, self._train_batch_size * batches_per_step)
             return self.accelerator.prepare(DataLoader(numbered, batch_size=self._train_batch_size, **loader))
         numbered = NumberedDataset(self.train_dataset)
@@ -80,8 +84,9 @@ class TextAETrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset=None):
         """Trainer's loader, with numbered examples and the evaluation collator."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if hasattr(dataset, "__len__") and not isinstance(dataset, (str, dict)):
-            dataset = NumberedDataset(dataset)
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]
+        dataset = NumberedDataset(dataset) if hasattr(dataset, "__len__") else NumberedIterable(dataset, step_size=1)
         training_collator = self.data_collator
         self.data_collator = self.eval_collator or training_collator
         try:
@@ -91,23 +96,24 @@ class TextAETrainer(Trainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Trainer's schedule, over `schedule_steps` where they are given."""
-        return super().create_scheduler(self.args.schedule_steps or num_training_steps, optimizer)
+        return super().create_scheduler(getattr(self.args, "schedule_steps", None) or num_training_steps, optimizer)
 
     # Losses
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the loss as Trainer does and keep the parts that the output names."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        parts = {name: value.detach() for name, value in outputs.items() if name.endswith("_loss")}
+        parts = {name: value.detach().mean() for name, value in outputs.items() if name.endswith("_loss")}
         if model.training:
             # As Trainer treats the loss: scaled to the ranks' mean, or divided by the number of micro-batches.
             scale = self._part_scale(num_items_in_batch)
             for name, value in parts.items():
                 self._step_losses[name] = self._step_losses.get(name, 0.0) + value * scale
         else:
+            examples = len(next(iter(inputs.values())))
             for name, value in parts.items():
-                self._eval_losses[name] = self._eval_losses.get(name, 0.0) + value
-            self._eval_batches += 1
+                self._eval_losses[name] = self._eval_losses.get(name, 0.0) + value * examples
+            self._eval_examples += examples
         return (loss, outputs) if return_outputs else loss
 
     def _part_scale(self, num_items_in_batch):
@@ -138,11 +144,18 @@ class TextAETrainer(Trainer):
             for callback in self.callback_handler.callbacks:
                 if hasattr(callback, "logs"):
                     logs |= callback.logs()
-        elif "eval_loss" in logs and self._eval_batches:
-            logs |= {f"eval_{k}": float(v) / self._eval_batches for k, v in self._eval_losses.items()}
         super().log(logs, start_time)
 
-    def evaluate(self, *args, **kwargs):
-        """Evaluate as Trainer does; the part losses join the metrics as `eval_<part>_loss`."""
-        self._eval_losses, self._eval_batches = {}, 0
-        return super().evaluate(*args, **kwargs)
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        """Evaluate as Trainer does; the part losses join the metrics as `<prefix>_<part>_loss`, means over examples."""
+        self._eval_losses, self._eval_examples = {}, 0
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._eval_losses:
+            names = sorted(self._eval_losses)
+            values = [self._eval_losses[name] for name in names] + [torch.tensor(float(self._eval_examples))]
+            values = torch.stack([value.float().to(self.args.device) for value in values])
+            *sums, examples = self.accelerator.reduce(values, reduction="sum").tolist()
+            output.metrics.update(
+                {f"{metric_key_prefix}_{name}": value / examples for name, value in zip(names, sums, strict=True)}
+            )
+        return output
