@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_textae.training.recipe import bfloat16_is_fast, checkpoint_to_resume, parse_recipe
+import run_pretraining
+from modeling_textae import EncodzallConfig
+from modeling_textae.training.recipe import bfloat16_is_fast, check_resumed, checkpoint_to_resume, parse_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -18,6 +20,7 @@ def test_every_recipe_is_valid_and_every_field_reaches_the_run(path, tmp_path):
     fields = yaml.safe_load(path.read_text())
     arguments = [str(path)]
     if "initial_checkpoint" in fields:
+        (tmp_path / "config.json").write_text(json.dumps(EncodzallConfig.nano().to_dict(), default=str))
         arguments += ["--initial_checkpoint", str(tmp_path)]
         fields.pop("initial_checkpoint")
     if fields.pop("train_file", None):
@@ -66,15 +69,57 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--optimizer", "sgd"], "'sgd' is unknown"),
         (["--precision", "int4"], "'int4' is unknown"),
         (["--initial_checkpoint", "nowhere"], "no checkpoint 'nowhere'"),
+        (["broken.yaml"], "is no YAML"),
+        (["--bf16", "true"], "decided by --precision"),
+        (["--optim", "adafactor"], "would be ignored"),
+        (["--schedule_steps", "-5"], "schedule_steps -5"),
+        (["--loss_setpoint", "-1"], "setpoint -1.0 is negative"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_text("lerning_rate: 1\n")
     Path("list.yaml").write_text("- 1\n")
-    with pytest.raises(Exception, match=message):
+    Path("broken.yaml").write_text("a: [1\n")
+    files = sorted(os.listdir())
+    with pytest.raises((ValueError, OSError), match=message):
         parse_recipe(arguments)
-    assert sorted(os.listdir()) == ["bad.yaml", "list.yaml"]
+    assert run_pretraining.main(arguments) == 2
+    assert sorted(os.listdir()) == files
+
+
+def test_a_run_is_not_continued_under_another_recipe(tmp_path):
+    arguments = ["--output_dir", str(tmp_path), "--max_steps", "5"]
+    check_resumed(parse_recipe(arguments))
+    check_resumed(parse_recipe(arguments))
+    with pytest.raises(ValueError, match=r"lr_scheduler_type \(.*linear there, .*cosine here\)"):
+        check_resumed(parse_recipe([*arguments, "--lr_scheduler_type", "cosine"]))
+    with pytest.raises(ValueError, match=r"loss_setpoint \(0.3 there, 0.4 here\)"):
+        check_resumed(parse_recipe([*arguments, "--loss_setpoint", "0.4"]))
+
+
+def test_a_checkpoint_of_another_shape_is_no_start(tmp_path):
+    import modeling_textae as textae
+
+    textae.EncodzallForPreTraining(textae.EncodzallConfig.nano(pooling="max")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"pooling \(max there, mean here\)"):
+        parse_recipe(["--initial_checkpoint", str(tmp_path)])
+    parse_recipe(["--initial_checkpoint", str(tmp_path), "--config", '{"pooling": "max"}'])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--per_device_train_batch_size", "500"], "passages are too few for one step of 500"),
+        (["--passage_length", "40000"], "no document has a passage of 20000"),
+        (["--min_passage_length", "5000", "--passage_length", "6000"], "lower --min_passage_length"),
+    ],
+)
+def test_corpora_that_cannot_serve_are_refused_before_training(arguments, message, corpus_file, tmp_path, capsys):
+    where = ["--train_file", str(corpus_file), "--output_dir", str(tmp_path / "run"), "--passage_length", "64"]
+    assert run_pretraining.main([*where, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def resumed(tmp_path, *arguments):
@@ -109,7 +154,9 @@ def script(*arguments, cwd=ROOT):
 @pytest.fixture(scope="module")
 def corpus_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
-    path.write_text("\n".join(json.dumps({"text": f"Document {i} is about words. " * 12}) for i in range(60)))
+    path.write_text(
+        "\n".join(json.dumps({"text": f"Document {i * 7919} is about {i**5} words. " * 12}) for i in range(60))
+    )
     return path
 
 

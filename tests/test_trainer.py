@@ -4,10 +4,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from model_cases import encodzall_config
+from torch.utils.data import DataLoader
 from training_run import TEXTS, summary, train
-from transformers import Trainer
+from transformers import Trainer, TrainerState, TrainingArguments
 
-from modeling_textae.data.numbering import NumberedBatchSampler, NumberedDataset
+import modeling_textae as textae
+from modeling_textae.data.collators import EncodzallMaskingCollator
+from modeling_textae.data.noise import NoiseRate
+from modeling_textae.data.numbering import NumberedBatchSampler, NumberedDataset, NumberedIterable
+from modeling_textae.training.pid import PIDNoiseCallback
+from modeling_textae.training.trainer import TextAETrainer
 
 HERE = Path(__file__).parent
 
@@ -121,6 +128,78 @@ def test_batches_are_numbered_cover_an_epoch_and_follow_the_seed():
     assert next(iter(sampler))[0][:2] == (3, 1)
     step, epoch, index = batches[5][2]
     assert dataset[step, epoch, index] == {"text": TEXTS[index], "step": step, "epoch": epoch, "index": index}
+
+
+def test_streams_are_counted_through_and_need_one_process():
+    class Stream:
+        def __iter__(self):
+            return iter({"text": text} for text in TEXTS[:10])
+
+    numbered = NumberedIterable(Stream(), step_size=4)
+    assert [e["step"] for e in numbered] == [i // 4 for i in range(10)]
+    numbered.set_epoch(1)
+    second = list(numbered)
+    assert [e["step"] for e in second] == [(10 + i) // 4 for i in range(10)]
+    assert [(e["epoch"], e["index"]) for e in second] == [(1, i) for i in range(10)]
+
+
+def test_streamed_training_sees_the_controlled_rate(tmp_path):
+    trainer = train(tmp_path / "stream", max_steps=8, streamed=True)
+    rates = [log["noise_rate"] for log in trainer.state.log_history if "loss" in log]
+    assert len(set(rates)) > 3
+    with pytest.raises(ValueError, match="dataloader_num_workers 0 with streaming"):
+        train(tmp_path / "workers", max_steps=2, streamed=True, workers=1)
+
+
+def test_evaluation_parts_are_means_over_examples(tmp_path):
+    trainer = train(tmp_path, max_steps=1, per_device_eval_batch_size=4)
+    for prefix in ("eval", "eval_other"):
+        metrics = trainer.evaluate(metric_key_prefix=prefix)
+        parts = metrics[f"{prefix}_sequence_loss"] + metrics[f"{prefix}_word_loss"]
+        assert metrics[f"{prefix}_loss"] == pytest.approx(parts, rel=1e-5)
+    several = trainer.evaluate({"a": trainer.eval_dataset, "b": trainer.eval_dataset})
+    assert several["eval_a_word_loss"] == several["eval_b_word_loss"]
+
+
+def test_transformers_own_arguments_serve_too(tmp_path):
+    args = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, remove_unused_columns=False, use_cpu=True, report_to="none"
+    )
+    tokenizer = textae.EncodzallTokenizer()
+    trainer = TextAETrainer(
+        model=textae.EncodzallForPreTraining(encodzall_config()),
+        args=args,
+        data_collator=EncodzallMaskingCollator(tokenizer),
+        train_dataset=[{"text": text} for text in TEXTS],
+    )
+    assert trainer.train().global_step == 2
+
+
+def test_the_seq2seq_model_has_an_evaluation_loss_under_plain_trainer(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), remove_unused_columns=False, use_cpu=True, report_to="none")
+    trainer = Trainer(
+        model=textae.EncodzallForConditionalGeneration(encodzall_config()),
+        args=args,
+        data_collator=EncodzallMaskingCollator(textae.EncodzallTokenizer()),
+        eval_dataset=[{"text": text} for text in TEXTS[:6]],
+    )
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_recent_rates_keep_their_order_through_sorted_json():
+    callback = PIDNoiseCallback(0.3)
+    callback.noise_rate = NoiseRate(0.1)
+    for step in (8, 9, 10):
+        callback.set_rate(step, step / 100)
+    again = PIDNoiseCallback.from_state(json.loads(json.dumps(callback.state(), sort_keys=True)))
+    collator = EncodzallMaskingCollator(textae.EncodzallTokenizer())
+    loader = DataLoader([], collate_fn=collator)
+    args = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none")
+    again.on_train_begin(args, TrainerState(global_step=10), None, train_dataloader=loader)
+    assert again.logs()["noise_rate"] == 0.1
+    assert [collator.noise_rate(step) for step in (10, 11)] == [0.09, 0.1]
+    again.set_rate(11, 0.11)
+    assert sorted(again.recent) == [10, 11]
 
 
 def test_corpora_too_small_for_a_step_are_refused():

@@ -34,7 +34,7 @@ class KillAt(TrainerCallback):
 
 def train(
     output_dir, batch_size=4, accumulation=1, max_steps=12, kill_at=None, resume=False, workers=0, optimizer="muon",
-    setpoint=5.4, dropout=0.0, trainer_class=TextAETrainer, **fields
+    setpoint=5.4, dropout=0.0, trainer_class=TextAETrainer, streamed=False, **fields
 ):  # fmt: skip
     """Train a tiny Encodzall under PID control and return the trainer."""
     args = TextAETrainingArguments(
@@ -53,7 +53,7 @@ def train(
         **fields,
     )
     set_seed(args.seed)
-    tokenizer = textae.EncodzallTokenizer()
+    tokenizer, corpus = textae.EncodzallTokenizer(), datasets.Dataset.from_dict({"text": TEXTS})
     callbacks = [PIDNoiseCallback(setpoint, start=0.2, integral=0.02, warmup_steps=2)]
     if kill_at:
         callbacks.append(KillAt(kill_at))
@@ -61,7 +61,7 @@ def train(
         model=textae.EncodzallForPreTraining(encodzall_config(dropout=dropout)),
         args=args,
         data_collator=EncodzallMaskingCollator(tokenizer, 0.2, args.seed),
-        train_dataset=datasets.Dataset.from_dict({"text": TEXTS}),
+        train_dataset=corpus.to_iterable_dataset() if streamed else corpus,
         eval_dataset=datasets.Dataset.from_dict({"text": TEXTS[:6]}),
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer_class_and_arguments(optimizer, args),
