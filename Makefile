@@ -36,7 +36,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 
 cards: $(VENV)/installed
-	$(BIN)/python -m modeling_textae.cards model_cards hub
+	$(BIN)/python -m modeling_textae.cards stage model_cards hub
 
 benchmark: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/encodzall_throughput.py

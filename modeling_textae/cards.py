@@ -1,6 +1,7 @@
-"""Stages model cards as Hub repositories: weights, configuration, tokenizer and card, with the code that loads them.
+"""Writes model cards out of runs, and stages them as Hub repositories with the code that loads them.
 
-    python -m modeling_textae.cards model_cards hub
+    python -m modeling_textae.cards write runs/encodzall-nano-long model_cards/encodzall-nano
+    python -m modeling_textae.cards stage model_cards hub
 
 A staged folder loads with `trust_remote_code=True` where the package is not installed, and can be uploaded as it is.
 """
@@ -36,15 +37,38 @@ def stage(card, target):
     aside.rename(target)
 
 
+def write(run, card):
+    """Put a run's weights, in bfloat16, its configuration and tokenizer into a card's folder, without code.
+
+    Args:
+        run (`Path`): output folder of run_pretraining.py.
+        card (`Path`): folder to write into; what else it holds stays.
+
+    Raises:
+        FileNotFoundError: where the run has no weights.
+    """
+    if not (run / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{run} has no model.safetensors")
+    AutoModelForPreTraining.from_pretrained(run, dtype="bfloat16").save_pretrained(card)
+    AutoTokenizer.from_pretrained(run).save_pretrained(card)
+    for code in card.glob("*.py"):
+        code.unlink()
+
+
 def main(arguments=None):
-    """Stage every card of a folder; exit 2 for bad input."""
+    """Write one card, or stage every card of a folder; exit 2 for bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if len(arguments) != 2 or not Path(arguments[0]).is_dir():
-        print("usage: python -m modeling_textae.cards CARDS_FOLDER TARGET_FOLDER", file=sys.stderr)
+    if len(arguments) != 3 or arguments[0] not in ("write", "stage") or not Path(arguments[1]).is_dir():
+        print(
+            "usage: python -m modeling_textae.cards write RUN CARD | stage CARDS_FOLDER TARGET_FOLDER", file=sys.stderr
+        )
         return 2
-    cards, target = map(Path, arguments)
+    source, target = map(Path, arguments[1:])
+    if arguments[0] == "write":
+        write(source, target)
+        return 0
     target.mkdir(parents=True, exist_ok=True)
-    for card in sorted(path.parent for path in cards.glob("*/config.json")):
+    for card in sorted(path.parent for path in source.glob("*/config.json")):
         stage(card, target / card.name)
         print(target / card.name)
     return 0

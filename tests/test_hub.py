@@ -12,7 +12,7 @@ from hub_server import serve
 from model_cases import TEXTS, encodzall_config
 
 import modeling_textae as textae
-from modeling_textae.cards import main as stage_cards
+from modeling_textae import cards
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 
@@ -73,7 +73,7 @@ def test_models_load_by_name_from_a_hub(package, tmp_path):
 
 def test_cards_are_staged_with_their_code_and_load_as_remote_code(tmp_path):
     names = sorted(path.parent.name for path in CARDS.glob("*/config.json"))
-    assert stage_cards([str(CARDS), str(tmp_path / "hub")]) == 0
+    assert cards.main(["stage", str(CARDS), str(tmp_path / "hub")]) == 0
     for name in names:
         folder = tmp_path / "hub" / name
         assert (folder / "README.md").is_file()
@@ -87,10 +87,22 @@ def test_cards_are_staged_with_their_code_and_load_as_remote_code(tmp_path):
         torch.testing.assert_close(found, expected.float())
 
 
+def test_a_card_is_written_in_bfloat16_without_code(tmp_path):
+    model = textae.EncodzallForPreTraining(encodzall_config())
+    model.save_pretrained(tmp_path / "run")
+    textae.EncodzallTokenizer().save_pretrained(tmp_path / "run")
+    assert cards.main(["write", str(tmp_path / "run"), str(tmp_path / "card")]) == 0
+    assert not list((tmp_path / "card").glob("*.py"))
+    loaded = textae.EncodzallForPreTraining.from_pretrained(tmp_path / "card")
+    assert loaded.dtype == torch.bfloat16
+    for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
+        torch.testing.assert_close(a.to(torch.bfloat16), b)
+
+
 def test_staging_refuses_what_is_no_card(tmp_path, capsys):
-    assert stage_cards([]) == 2
+    assert cards.main([]) == 2
     assert "usage" in capsys.readouterr().err
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
-        stage_cards([str(tmp_path), str(tmp_path / "hub")])
+        cards.main(["stage", str(tmp_path), str(tmp_path / "hub")])

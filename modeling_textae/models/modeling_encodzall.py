@@ -261,6 +261,26 @@ def derive_word_index(input_ids, attention_mask, max_word_length):
     return torch.from_numpy(index).to(input_ids.device)
 
 
+def flatten_words(word_index, real):
+    """Put the words of a batch end to end.
+
+    Args:
+        word_index (`torch.LongTensor` of shape `(batch, length)`): the word of each byte.
+        real (`torch.BoolTensor` of shape `(batch, length)`): which places hold a byte.
+
+    Returns:
+        `tuple`: which bytes begin a word, bool, shape `(bytes,)`; the flat word of each byte, shape `(bytes,)`; and for each flat
+        word its length, its text and its number in that text, each of shape `(words,)`.
+    """
+    text = torch.arange(len(word_index), device=word_index.device)[:, None].expand_as(word_index)[real]
+    word = word_index[real]
+    begins = torch.ones_like(word, dtype=torch.bool)
+    begins[1:] = (word[1:] != word[:-1]) | (text[1:] != text[:-1])
+    segments = begins.cumsum(0) - 1
+    text, word = text[begins], word[begins]
+    return begins, segments, segment_count(segments, len(word)), text, word
+
+
 class EncodzallPreTrainedModel(TextAutoencoder):
     """Loading, saving and initial weights of the Encodzall models."""
 
@@ -424,13 +444,9 @@ class EncodzallModel(EncodzallPreTrainedModel):
         if word_index is None:
             word_index = derive_word_index(input_ids, attention_mask, self.config.max_word_length)
         real = (attention_mask != 0) & (word_index >= 0)
-        batch = torch.arange(len(input_ids), device=input_ids.device)[:, None].expand_as(input_ids)[real]
-        word, flat_ids = word_index[real], input_ids[real]
-        begins = torch.ones_like(word, dtype=torch.bool)
-        begins[1:] = (word[1:] != word[:-1]) | (batch[1:] != batch[:-1])
-        segments = begins.cumsum(0) - 1
+        begins, segments, lengths, text, word = flatten_words(word_index, real)
         num_words = int(word.max()) + 1 if len(word) else 1
-        cells = (batch * num_words + word)[begins]
+        cells = text * num_words + word
 
         # Where each word starts in the text, a masked word taken for one of usual length.
         width = torch.where(input_ids == self.config.mask_token_id, self.config.word_mask_length, 1) * real
@@ -442,9 +458,8 @@ class EncodzallModel(EncodzallPreTrainedModel):
         word_positions = word_mask.new_zeros(shape).flatten().index_copy(0, cells, starts).view(shape)
         states = self.embed_tokens.weight.new_zeros(shape[0] * shape[1], self.config.hidden_size)
         if len(word):
-            lengths = segment_count(segments, int(begins.sum()))
             encode = self.encode_words if self.training else self.encode_distinct_words
-            words = encode(flat_ids, segments, lengths)
+            words = encode(input_ids[real], segments, lengths)
             states = states.to(words.dtype).index_copy(0, cells, words)
         states = states.view(*shape, -1)
 
@@ -789,18 +804,13 @@ class EncodzallForPreTraining(EncodzallForConditionalGeneration):
             ValueError: where the clean text has more words than there are vectors.
         """
         real = target_word_index >= 0
-        word = target_word_index[real]
-        batch = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[real]
-        begins = torch.ones_like(word, dtype=torch.bool)
-        begins[1:] = (word[1:] != word[:-1]) | (batch[1:] != batch[:-1])
+        _, segments, lengths, text, word = flatten_words(target_word_index, real)
         if len(word) and int(word.max()) >= latents.shape[1]:
             raise ValueError(
                 f"the clean text has {int(word.max()) + 1} words but the noisy one {latents.shape[1]}: the word decoder "
                 "needs noise that keeps the number of words; train EncodzallForConditionalGeneration on any other"
             )
-        segments = begins.cumsum(0) - 1
-        lengths = segment_count(segments, int(begins.sum()))
-        words = latents.flatten(0, 1)[(batch * latents.shape[1] + word)[begins]]
+        words = latents.flatten(0, 1)[text * latents.shape[1] + word]
         states, targets = self.word_decoder(self.model.embed_tokens, words, labels[real], segments, lengths)
         return self.lm_head(states), targets
 
