@@ -40,9 +40,13 @@ def test_embedded_corpus_is_real_and_split_by_hash(embedded):
         assert all(split_of(text) == name for text in split["text"])
 
 
-def test_embedded_corpus_is_built_alike_each_time_and_once(embedded, cache, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_embedded_corpus_is_built_alike_each_time(embedded, tmp_path):
     again = embedded_corpus(tmp_path)
     assert all(again[name]["text"] == embedded[name]["text"] for name in embedded)
+
+
+def test_embedded_corpus_is_built_once(embedded, cache, monkeypatch):
     monkeypatch.setattr(corpora, "embedded_documents", lambda: pytest.fail("built although it is cached"))
     assert embedded_corpus(cache)["test"]["text"] == embedded["test"]["text"]
 

@@ -63,6 +63,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--passage_length", "2"], "passage_length 2 is too small: accepted is 4"),
         (["--min_passage_length", "500"], "exceeds passage_length"),
         (["--streaming", "true"], "give --max_steps"),
+        (["--streaming", "true", "--max_steps", "5", "--dataloader_num_workers", "2"], "--dataloader_num_workers 0"),
         (["--noise", "white"], "'white' is unknown: accepted are pid, linear and fixed"),
         (["--noise_rate", "1.5"], "outside the bounds"),
         (["--noise_maximum", "1.5"], "accepted are 0 to 1"),
@@ -188,14 +189,15 @@ def test_a_run_from_recipe_to_checkpoint_report_and_picture(tmp_path, corpus_fil
     assert (output / "model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_wrong_fields_end_the_script_with_a_sentence():
-    done = script("--size", "huge")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "run_pretraining: size 'huge' is unknown: accepted are nano, xs, s, l"
+def test_wrong_fields_end_the_script_with_a_sentence(capsys):
+    assert run_pretraining.main(["--size", "huge"]) == 2
+    assert capsys.readouterr().err == "run_pretraining: size 'huge' is unknown: accepted are nano, xs, s, l\n"
 
 
-def test_help_reads_well():
-    done = script("--help")
-    assert done.returncode == 0
+def test_help_reads_well(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_pretraining.main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
     for words in ("loss_setpoint", "Training loss to hold", "passage_length"):
-        assert words in done.stdout
+        assert words in printed

@@ -276,6 +276,10 @@ def check(model, data, noise, training):
         )
     if data.streaming and training.max_steps <= 0:
         raise ValueError("a streamed corpus has no known end: give --max_steps")
+    if data.streaming and training.dataloader_num_workers:
+        raise ValueError(
+            "each worker would count a stream for itself: give --dataloader_num_workers 0 with --streaming"
+        )
     noise.callbacks()
     optimizer_class_and_arguments(training.optimizer, training)
     if model.initial_checkpoint:
