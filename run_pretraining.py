@@ -24,7 +24,7 @@ REPORT = "report"
 def finished(output_dir, fields):
     """Whether the folder holds the finished run of these very fields."""
     path = Path(output_dir) / f"{REPORT}.json"
-    return path.is_file() and json.loads(path.read_text()).get("fields") == json.loads(json.dumps(fields, default=str))
+    return path.is_file() and json.loads(path.read_text()).get("fields") == fields
 
 
 def build(recipe):

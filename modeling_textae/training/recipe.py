@@ -187,10 +187,11 @@ class Recipe:
     config: PreTrainedConfig
 
     def fields(self):
-        """All fields that decide what is trained, as plain values."""
+        """All fields that decide what is trained, as JSON gives them back: reports and resumed runs compare them."""
         parts = (self.model, self.data, self.noise)
         fields = {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
-        return fields | {name: getattr(self.training, name) for name in DECISIVE}
+        fields |= {name: getattr(self.training, name) for name in DECISIVE}
+        return json.loads(json.dumps(fields, default=str))
 
 
 def parse_recipe(arguments=None):
@@ -309,7 +310,7 @@ def check_resumed(recipe):
         ValueError: naming the fields that differ.
     """
     path = Path(recipe.training.output_dir) / "recipe.json"
-    fields = json.loads(json.dumps(recipe.fields(), default=str))
+    fields = recipe.fields()
     if path.is_file():
         begun = json.loads(path.read_text())
         differing = [f"{n} ({begun.get(n)} there, {v} here)" for n, v in fields.items() if begun.get(n) != v]
