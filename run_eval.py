@@ -2,7 +2,8 @@
 
 python run_eval.py COMMAND [SETTINGS.yaml] [--field value ...]
 
-reconstruct      teacher-forced and free-running accuracy, and accuracy on hidden bytes
+reconstruct      teacher-forced and free-running accuracy, and accuracy on hidden bytes; of the MLM encoder, on masked tokens
+attention        heat maps of a trained model's attention on a text
 rate-distortion  stored bits for each byte of text against what comes back
 report           how well a run's noise control held its loss, and the curve
 packing          a picture of how words are packed into rows
@@ -13,23 +14,29 @@ python run_eval.py COMMAND --help lists the fields of each.
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForPreTraining, AutoTokenizer, HfArgumentParser
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, HfArgumentParser
 
-from modeling_textae import EncodzallConfig, EncodzallTokenizer
+from modeling_textae import EncodzallConfig, EncodzallTokenizer, MlmEncoderConfig
 from modeling_textae.data.corpora import embedded_corpus, load_corpus
+from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
 from modeling_textae.evaluation.control import control_figures
+from modeling_textae.evaluation.masked_language import (
+    masked_language_rows,
+    model_scores,
+    ngram_models,
+    ngram_scores,
+    sentences_of,
+)
+from modeling_textae.evaluation.ngrams import TokenCounts
 from modeling_textae.evaluation.plots import plot_packing, plot_training
 from modeling_textae.evaluation.rate_distortion import rate_distortion
-from modeling_textae.evaluation.reconstruction import (
-    reconstruction_report,
-    reconstruction_rows,
-    sample_passages,
-    texts_of,
-)
+from modeling_textae.evaluation.reconstruction import reconstruction_report, reconstruction_rows
 from modeling_textae.evaluation.report import report_file, table, write_report
+from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.models.packing import pack_rows
 from modeling_textae.training.recipe import read_recipe_file, unknown_field
 
@@ -53,8 +60,31 @@ class CheckpointArguments:
 class ReconstructArguments(CheckpointArguments):
     """What is measured, and beside what."""
 
-    control: str | None = field(default=None, metadata={"help": "A checkpoint trained with use_memory=False."})
-    rates: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.4], metadata={"help": "Mask rates."})
+    control: str | None = field(
+        default=None,
+        metadata={
+            "help": "A checkpoint to stand beside it: Encodzall's trained with use_memory=False, or for the MLM encoder any "
+            "masked language model with the same tokenizer."
+        },
+    )
+    rates: list[float] = field(
+        default_factory=list, metadata={"help": "Mask rates; by default 0.1 0.2 0.4, or 0.15 for the MLM encoder."}
+    )
+    train_file: list[str] = field(
+        default_factory=list, metadata={"help": "Text to count the MLM encoder's n-gram baselines in; else none."}
+    )
+    sentences: int = field(
+        default=200, metadata={"help": "Sentences for the MLM encoder's pseudo-perplexity; 0 for none."}
+    )
+
+
+@dataclass
+class AttentionArguments:
+    """A text, and who reads it."""
+
+    text: str = field(metadata={"help": "The text to attend to."})
+    checkpoint: str = field(default="model_cards/mlm-encoder-nano", metadata={"help": "Folder or Hub name."})
+    output: str | None = field(default=None, metadata={"help": "Path of the picture and the report."})
 
 
 @dataclass
@@ -74,19 +104,22 @@ class PackingArguments:
     output: str | None = field(default=None, metadata={"help": "Path of the picture, without an ending."})
 
 
-def load(checkpoint):
+def load(checkpoint, auto=AutoModelForPreTraining):
     """Model, in evaluation and float32, and tokenizer of a checkpoint folder or Hub name."""
-    model = AutoModelForPreTraining.from_pretrained(checkpoint, dtype="float32")
+    model = auto.from_pretrained(checkpoint, dtype="float32")
     return model.eval(), AutoTokenizer.from_pretrained(checkpoint)
 
 
-def held_out_passages(arguments):
-    """Passages of the given files, or of the embedded corpus's test split, and a sentence on them."""
+def held_out_texts(arguments):
+    """Documents of the given files, or of the embedded corpus's test split."""
     if arguments.data_file:
-        corpus = load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)
-        texts = texts_of(corpus["validation"])
-    else:
-        texts = texts_of(embedded_corpus()["test"])
+        return texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["validation"])
+    return texts_of(embedded_corpus()["test"])
+
+
+def held_out_passages(arguments, texts=None):
+    """Passages of held-out documents, and a sentence on them."""
+    texts = held_out_texts(arguments) if texts is None else texts
     passages = sample_passages(texts, arguments.passage_length, arguments.passages, arguments.seed)
     size = sum(len(p.encode("utf-8")) for p in passages)
     return passages, (
@@ -97,8 +130,11 @@ def held_out_passages(arguments):
 
 def reconstruct(arguments):
     """Teacher-forced and free-running accuracy, and accuracy on hidden bytes, beside a control without memory."""
+    if AutoConfig.from_pretrained(arguments.checkpoint).model_type == MlmEncoderConfig.model_type:
+        return masked_tokens(arguments)
     passages, head = held_out_passages(arguments)
-    measure = {"rates": arguments.rates, "batch_size": arguments.batch_size, "seed": arguments.seed}
+    rates = arguments.rates or [0.1, 0.2, 0.4]
+    measure = {"rates": rates, "batch_size": arguments.batch_size, "seed": arguments.seed}
     results = {"model": reconstruction_report(*load(arguments.checkpoint), passages, **measure)}
     if arguments.control:
         results["control"] = reconstruction_report(*load(arguments.control), passages, **measure, generate=False)
@@ -106,10 +142,53 @@ def reconstruct(arguments):
     return results, f"{head} Latents rounded to int8.\n\n{table(rows, ['figure', *results])}"
 
 
+def masked_tokens(arguments):
+    """Accuracy and cross-entropy on masked tokens, and pseudo-perplexity, beside another model and counted n-grams."""
+    texts = held_out_texts(arguments)
+    passages, head = held_out_passages(arguments, texts)
+    model, tokenizer = load(arguments.checkpoint)
+    models = {"model": model}
+    if arguments.control:
+        models["control"], other = load(arguments.control, AutoModelForMaskedLM)
+        if other.get_vocab() != tokenizer.get_vocab():
+            raise ValueError(f"{arguments.control!r} has another vocabulary: tokens of two kinds cannot be compared")
+    scorers = {
+        f"{name}: {type(model).__name__}, {model.num_parameters() / 1e6:.2f} M parameters": partial(
+            model_scores, model, tokenizer, batch_size=arguments.batch_size
+        )
+        for name, model in models.items()
+    }
+    if arguments.train_file:
+        corpus = load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)
+        counted = texts_of(corpus["train"])
+        ids = (row for i in range(0, len(counted), 1000) for row in tokenizer(counted[i : i + 1000])["input_ids"])
+        ngrams = ngram_models(TokenCounts(ids, len(tokenizer)))
+        scorers |= {name: partial(ngram_scores, probabilities) for name, probabilities in ngrams.items()}
+    sentences = sentences_of(texts, arguments.sentences, arguments.seed) if arguments.sentences else []
+    rows = masked_language_rows(scorers, tokenizer, passages, sentences, arguments.rates or [0.15], arguments.seed)
+    head += f" Every hidden token shows as the mask. Pseudo-perplexity a token, over {len(sentences)} sentences."
+    return {"rows": rows, "sentences": sentences}, f"{head}\n\n{table(rows, list(rows[0]))}"
+
+
+def attention(arguments):
+    """Heat maps of a model's attention on a text: each head, each layer, rollout, and the sinusoidal positions."""
+    model, tokenizer = load(arguments.checkpoint)
+    tokens, weights = attention_weights(model, tokenizer, arguments.text)
+    picture = report_file(arguments.output, ".png")
+    plot_attention(weights, tokens, model.config.hidden_size, picture)
+    return {
+        "tokens": tokens,
+        "weights": weights.round(4).tolist(),
+    }, f"tokens: {' | '.join(tokens)}\n\n![]({picture.name})"
+
+
 def rate_distortion_table(arguments):
     """Stored bits for each byte of text against what comes back, beside whole-text compressors."""
     passages, head = held_out_passages(arguments)
-    rows = rate_distortion(*load(arguments.checkpoint), passages, arguments.batch_size)
+    model, tokenizer = load(arguments.checkpoint)
+    if not (model.has_bottleneck and model.has_decoder):
+        raise ValueError(f"{type(model).__name__} stores no latents: it has no rate")
+    rows = rate_distortion(model, tokenizer, passages, arguments.batch_size)
     return {"rows": rows}, f"{head}\n\n{table(rows, list(rows[0]))}"
 
 
@@ -151,6 +230,7 @@ def packing(arguments):
 
 COMMANDS = {
     "reconstruct": (reconstruct, ReconstructArguments),
+    "attention": (attention, AttentionArguments),
     "rate-distortion": (rate_distortion_table, CheckpointArguments),
     "report": (report, ReportArguments),
     "packing": (packing, PackingArguments),
@@ -171,6 +251,9 @@ def parse(command, arguments):
     if unknown:
         raise ValueError(unknown_field(unknown[0].split("=")[0].lstrip("-"), parser))
     fields.output = fields.output or f"runs/eval/{command}"
+    # A report has several files; whoever names the picture means all of them.
+    if Path(fields.output).suffix in (".png", ".md", ".json"):
+        fields.output = str(Path(fields.output).with_suffix(""))
     return fields
 
 

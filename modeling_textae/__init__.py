@@ -1,11 +1,19 @@
 """textae: text autoencoders for transformers."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from ._version import __version__
 from .models.autoencoder import AutoencoderOutput, TextAutoencoder
 from .models.byte_tokenizer import ByteTokenizer
 from .models.configuration_encodzall import EncodzallConfig
+from .models.configuration_mlm_encoder import MlmEncoderConfig
 from .models.modeling_encodzall import (
     EncodzallForConditionalGeneration,
     EncodzallForPreTraining,
@@ -13,7 +21,9 @@ from .models.modeling_encodzall import (
     EncodzallModelOutput,
     EncodzallOutput,
 )
+from .models.modeling_mlm_encoder import MlmEncoderForMaskedLM, MlmEncoderModel
 from .models.tokenization_encodzall import EncodzallTokenizer
+from .models.tokenization_mlm_encoder import MlmEncoderTokenizer
 
 # Which Auto class serves which class of a family; `register` makes both the package and saved checkpoints know it.
 FAMILIES = {
@@ -22,6 +32,12 @@ FAMILIES = {
         AutoModel: EncodzallModel,
         AutoModelForPreTraining: EncodzallForPreTraining,
         AutoModelForSeq2SeqLM: EncodzallForConditionalGeneration,
+    },
+    MlmEncoderConfig: {
+        AutoTokenizer: MlmEncoderTokenizer,
+        AutoModel: MlmEncoderModel,
+        AutoModelForMaskedLM: MlmEncoderForMaskedLM,
+        AutoModelForPreTraining: MlmEncoderForMaskedLM,
     },
 }
 
@@ -33,7 +49,7 @@ def register():
         config.register_for_auto_class()
         for auto, cls in classes.items():
             if auto is AutoTokenizer:
-                AutoTokenizer.register(config, slow_tokenizer_class=cls, exist_ok=True)
+                AutoTokenizer.register(config, tokenizer_class=cls, exist_ok=True)
             else:
                 auto.register(config, cls, exist_ok=True)
             cls.register_for_auto_class(auto.__name__)
@@ -51,6 +67,10 @@ __all__ = [
     "EncodzallModelOutput",
     "EncodzallOutput",
     "EncodzallTokenizer",
+    "MlmEncoderConfig",
+    "MlmEncoderForMaskedLM",
+    "MlmEncoderModel",
+    "MlmEncoderTokenizer",
     "TextAutoencoder",
     "__version__",
 ]

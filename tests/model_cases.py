@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSeq2SeqLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSeq2SeqLM
 
 import modeling_textae as textae
-from modeling_textae.data.collators import EncodzallMaskingCollator
+from modeling_textae.data.collators import EncodzallMaskingCollator, MlmEncoderMaskingCollator
 
 TEXTS = [
     "The naïve café – “quoted” text.",
@@ -30,6 +30,7 @@ class ModelCase:
     output: str  # the name of the output that must not depend on padding and company
     output_mask: Callable  # (inputs, output) -> which places of it are real
     has_loss: bool = True
+    loss_parts: tuple[str, ...] = ()  # names of the parts that sum to the loss; none where it is one
     quick: bool = False  # runs the expensive common tests by default; one record a family
     family_files: tuple[str, ...] = ()
 
@@ -54,14 +55,37 @@ def encodzall_training_inputs(texts, padding_side="right"):
     """Masked texts and their labels; the noise of a text depends on the text alone."""
     collator = EncodzallMaskingCollator(textae.EncodzallTokenizer(), rate=0.3, seed=1)
     batch = collator([{"text": text, "index": sum(text.encode())} for text in texts])
-    if padding_side == "left":
+    return padded_on(padding_side, batch, ("input_ids", "attention_mask", "word_index"))
+
+
+def padded_on(side, batch, names):
+    """A batch that is padded on the right, with the padding of the named inputs moved to the given side."""
+    if side == "left":
         shift = (batch["attention_mask"] == 0).sum(1)
-        for name in ("input_ids", "attention_mask", "word_index"):
+        for name in names:
             batch[name] = torch.stack([row.roll(int(n)) for row, n in zip(batch[name], shift, strict=True)])
     return batch
 
 
+def mlm_encoder_config(**fields):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    rest = {"vocab_size": 258, "dropout": 0.0, "attention_dropout": 0.0, "initializer_range": 0.1}
+    return textae.MlmEncoderConfig(**sizes | rest | fields)
+
+
+def mlm_encoder_inputs(texts, padding_side="right"):
+    return dict(textae.MlmEncoderTokenizer()(texts, padding=True, padding_side=padding_side, return_tensors="pt"))
+
+
+def mlm_encoder_training_inputs(texts, padding_side="right"):
+    """Masked texts and their labels; the masks of a text depend on the text alone."""
+    collator = MlmEncoderMaskingCollator(textae.MlmEncoderTokenizer(), rate=0.3, seed=1)
+    batch = collator([{"text": text, "index": sum(text.encode())} for text in texts])
+    return padded_on(padding_side, batch, list(batch))
+
+
 ENCODZALL_FILES = ("configuration_encodzall", "modeling_encodzall", "tokenization_encodzall")
+MLM_ENCODER_FILES = ("configuration_mlm_encoder", "modeling_mlm_encoder", "tokenization_mlm_encoder")
 
 CASES = [
     ModelCase(
@@ -85,6 +109,7 @@ CASES = [
         inputs=encodzall_training_inputs,
         output="logits",
         output_mask=lambda inputs, output: inputs["labels"] != -100,
+        loss_parts=("sequence_loss", "word_loss"),
         quick=True,
         family_files=ENCODZALL_FILES,
     ),
@@ -97,7 +122,32 @@ CASES = [
         inputs=encodzall_training_inputs,
         output="logits",
         output_mask=lambda inputs, output: inputs["labels"] != -100,
+        loss_parts=("sequence_loss",),
         family_files=ENCODZALL_FILES,
+    ),
+    ModelCase(
+        name="mlm-encoder",
+        model_class=textae.MlmEncoderModel,
+        auto_class=AutoModel,
+        tokenizer_class=textae.MlmEncoderTokenizer,
+        config=lambda **fields: mlm_encoder_config(**{"norm_first": True} | fields),
+        inputs=mlm_encoder_inputs,
+        output="last_hidden_state",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        has_loss=False,
+        family_files=MLM_ENCODER_FILES,
+    ),
+    ModelCase(
+        name="mlm-encoder-masked-lm",
+        model_class=textae.MlmEncoderForMaskedLM,
+        auto_class=AutoModelForMaskedLM,
+        tokenizer_class=textae.MlmEncoderTokenizer,
+        config=lambda **fields: mlm_encoder_config(**{"sparse_prediction": False} | fields),
+        inputs=mlm_encoder_training_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        quick=True,
+        family_files=MLM_ENCODER_FILES,
     ),
 ]
 

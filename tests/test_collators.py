@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from transformers import DataCollatorForLanguageModeling
 
-from modeling_textae import EncodzallTokenizer
-from modeling_textae.data.collators import EncodzallMaskingCollator, pad_rows
+from modeling_textae import EncodzallTokenizer, MlmEncoderTokenizer
+from modeling_textae.data.collators import EncodzallMaskingCollator, MlmEncoderMaskingCollator, pad_rows, seed_of
 from modeling_textae.data.noise import NoiseRate
 
 TEXTS = ["to be or not to be, that is the question", "internationalisation of naïve cafés"]
@@ -71,3 +72,80 @@ def test_long_texts_are_cut_and_missing_texts_refused(tokenizer):
 def test_rows_are_padded_on_the_right():
     padded = pad_rows([np.array([1, 2]), np.array([], dtype=int), np.array([3])], -1)
     assert padded.tolist() == [[1, 2], [-1, -1], [3, -1]]
+
+
+# Masked tokens
+
+BPE_TEXTS = ["to be or not to be, that is the question", "whole words: internationalisation of cafés"]
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return MlmEncoderTokenizer.train([*BPE_TEXTS, "the quick brown fox"] * 2, vocab_size=300)
+
+
+def numbered(texts, **fields):
+    return [{"text": text, "index": i, "epoch": 0, "step": 0} | fields for i, text in enumerate(texts)]
+
+
+def test_of_masked_tokens_most_become_the_mask_some_another_some_stay(bpe):
+    batch = MlmEncoderMaskingCollator(bpe, rate=0.4)(numbered(BPE_TEXTS * 300))
+    real, asked = batch["attention_mask"] == 1, batch["labels"] != -100
+    ids, labels = batch["input_ids"][asked], batch["labels"][asked]
+    assert not (asked & ~real).any()
+    assert (asked.sum() / real.sum()).item() == pytest.approx(0.4, abs=0.02)
+    assert (ids == bpe.mask_token_id).float().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert (ids == labels).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    clean = torch.where(asked, batch["labels"], batch["input_ids"])
+    for row, mask, text in zip(clean, real, BPE_TEXTS * 300, strict=True):
+        assert bpe.decode(row[mask]) == text
+
+
+def test_masks_are_those_of_transformers_own_collator(bpe):
+    ours = MlmEncoderMaskingCollator(bpe, rate=0.3, seed=5)
+    batch = ours([{"text": BPE_TEXTS[0], "index": 7, "epoch": 2}])
+    theirs = DataCollatorForLanguageModeling(bpe, mlm_probability=0.3, seed=seed_of(5, 2, 7))
+    expected = theirs([bpe(BPE_TEXTS[0], return_special_tokens_mask=True)])
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["labels"], expected["labels"])
+
+
+def test_masks_follow_from_seed_epoch_and_index_alone(bpe):
+    def masked(texts, seed=0, **fields):
+        batch = MlmEncoderMaskingCollator(bpe, rate=0.4, seed=seed)(numbered(texts, **fields))
+        return [row[mask == 1].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+
+    base = masked(BPE_TEXTS)
+    assert base == masked(BPE_TEXTS)
+    assert base[0] == masked(BPE_TEXTS[:1])[0]  # whatever the company
+    for other in (masked(BPE_TEXTS, epoch=1), masked(BPE_TEXTS, seed=1), masked(BPE_TEXTS, index=9)):
+        assert all(a != b for a, b in zip(base, other, strict=True))
+
+
+def test_whole_words_are_masked_whole(bpe):
+    text = BPE_TEXTS[1]
+    batch = MlmEncoderMaskingCollator(bpe, rate=0.5, whole_words=True)(numbered([text] * 200))
+    offsets = bpe(text, return_offsets_mapping=True)["offset_mapping"]
+    words = np.cumsum([i == 0 or offsets[i - 1][1] != start for i, (start, _) in enumerate(offsets)])
+    assert len(set(words)) < len(words)
+    asked = (batch["labels"] != -100).numpy()
+    for word in set(words):
+        of_word = asked[:, words == word]
+        assert (of_word.all(1) == of_word.any(1)).all()
+        assert 0.3 < of_word.any(1).mean() < 0.7
+    assert (batch["input_ids"].numpy()[asked] == bpe.mask_token_id).all()
+
+
+def test_the_mask_rate_is_that_of_the_step(bpe):
+    rate = NoiseRate(0.0)
+    rate.set(4, 1.0)
+    collator = MlmEncoderMaskingCollator(bpe, rate)
+    assert (collator(numbered(BPE_TEXTS, step=4))["labels"] == -100).all()
+    batch = collator(numbered(BPE_TEXTS, step=5))
+    assert torch.equal(batch["labels"] != -100, batch["attention_mask"] == 1)
+
+
+def test_long_texts_are_cut_to_tokens_and_missing_texts_refused(bpe):
+    assert MlmEncoderMaskingCollator(bpe, max_length=5)(numbered(BPE_TEXTS))["input_ids"].shape == (2, 5)
+    with pytest.raises(ValueError, match="need a text, not only"):
+        MlmEncoderMaskingCollator(bpe)([{"line": "x"}])

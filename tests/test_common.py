@@ -14,7 +14,7 @@ from model_cases import TEXTS, cases
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 # Fields that transformers itself reads: generation, loading and tying.
-READ_BY_TRANSFORMERS = {"eos_token_id", "is_encoder_decoder", "tie_word_embeddings"}
+READ_BY_TRANSFORMERS = {"eos_token_id", "initializer_range", "is_encoder_decoder", "tie_word_embeddings"}
 
 
 def forward(model, inputs):
@@ -178,11 +178,13 @@ def test_every_parameter_gets_a_gradient(case):
 
 @pytest.mark.parametrize("case", cases(has_loss=True))
 def test_part_losses_sum_to_the_loss(case):
-    output = forward(case.model(), case.inputs(TEXTS))
-    parts = [value for name, value in output.items() if name.endswith("_loss")]
-    assert parts
-    torch.testing.assert_close(sum(parts), output.loss)
-    assert not any(part.requires_grad for part in parts)
+    output = case.model()(**case.inputs(TEXTS))
+    parts = {name: value for name, value in output.items() if name.endswith("_loss")}
+    assert set(parts) == set(case.loss_parts)
+    if parts:
+        torch.testing.assert_close(sum(parts.values()), output.loss.detach())
+    assert not any(part.requires_grad for part in parts.values())
+    assert output.loss.requires_grad
 
 
 @pytest.mark.parametrize("case", cases(has_loss=True))

@@ -16,10 +16,10 @@ from modeling_textae.evaluation.reconstruction import (
     latent_rate,
     reconstruction_report,
     restored_samples,
-    sample_passages,
     teacher_forced,
 )
 from modeling_textae.evaluation.report import table
+from modeling_textae.evaluation.texts import sample_passages
 
 PASSAGES = ["the first passage of text, naïve", "another passage", "a third one is here"]
 

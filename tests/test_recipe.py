@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import run_pretraining
-from modeling_textae import EncodzallConfig
+from modeling_textae import EncodzallConfig, MlmEncoderTokenizer
 from modeling_textae.training.recipe import bfloat16_is_fast, check_resumed, checkpoint_to_resume, parse_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +36,20 @@ def test_every_recipe_is_valid_and_every_field_reaches_the_run(path, tmp_path):
         assert (found == value) or str(getattr(found, "value", found)) == str(value), name
 
 
+def test_families_begin_with_noise_of_their_own(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("family: mlm_encoder\nnoise_rate: 0.2\n")
+    for arguments, expected in (
+        ([], ("pid", 0.1)),
+        (["--family", "mlm_encoder"], ("fixed", 0.15)),
+        (["--family=mlm_encoder", "--noise", "linear"], ("linear", 0.15)),
+        ([str(path)], ("fixed", 0.2)),
+        ([str(path), "--family", "encodzall"], ("pid", 0.2)),
+    ):
+        noise = parse_recipe(arguments).noise
+        assert (noise.noise, noise.noise_rate) == expected
+
+
 def test_the_command_line_overrides_the_file(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("max_steps: 7\nlearning_rate: 1.0e-2\nconfig: {dropout: 0.1}\n")
@@ -54,7 +68,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["list.yaml"], "must be a mapping"),
         (["--lerning_rate", "1"], "unknown field 'lerning_rate'; did you mean learning_rate"),
         (["--size", "huge"], "'huge' is unknown: accepted are nano, xs, s, l"),
-        (["--family", "bert"], "'bert' is unknown: accepted are encodzall"),
+        (["--family", "bert"], "'bert' is unknown: accepted are encodzall, mlm_encoder"),
         (["--config", '{"hidden_size": 32}'], "hidden_size 32 does not split"),
         (["--config", '{"hiden_size": 32}'], "no field 'hiden_size'; did you mean hidden_size"),
         (["--config", "{"], "must be JSON"),
@@ -64,6 +78,8 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--min_passage_length", "500"], "exceeds passage_length"),
         (["--streaming", "true"], "give --max_steps"),
         (["--streaming", "true", "--max_steps", "5", "--dataloader_num_workers", "2"], "--dataloader_num_workers 0"),
+        (["--whole_words", "true"], "cannot mask whole_words"),
+        (["--tokenizer", "somewhere"], "has one tokenizer for all texts"),
         (["--noise", "white"], "'white' is unknown: accepted are pid, linear and fixed"),
         (["--noise_rate", "1.5"], "outside the bounds"),
         (["--noise_maximum", "1.5"], "accepted are 0 to 1"),
@@ -187,6 +203,43 @@ def test_a_run_from_recipe_to_checkpoint_report_and_picture(tmp_path, corpus_fil
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert (output / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+MASKED = '{"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}'
+
+
+def masked_run(corpus_file, output, *arguments):
+    where = ["--train_file", str(corpus_file), "--output_dir", str(output), "--passage_length", "64"]
+    sizes = ["--max_steps", "4", "--save_steps", "2", "--report_passages", "3", "--logging_steps", "1"]
+    family = ["--family", "mlm_encoder", "--config", MASKED]
+    return run_pretraining.main([*where, *sizes, *family, *arguments])
+
+
+def test_a_masked_run_learns_its_tokenizer_and_keeps_it(tmp_path, corpus_file, capsys):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert masked_run(corpus_file, first, "--whole_words", "true") == 0
+    printed = capsys.readouterr().out
+    assert "accuracy, rate 0.15" in printed
+    assert "filled:" in printed
+    tokenizer = AutoTokenizer.from_pretrained(first)
+    assert len(tokenizer) == 300 == AutoModelForMaskedLM.from_pretrained(first).config.vocab_size
+    # A resumed run takes the tokenizer of its checkpoint, another one that it names.
+    assert masked_run(corpus_file, first, "--whole_words", "true", "--resume_from_checkpoint") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert masked_run(corpus_file, second, "--tokenizer", str(first)) == 0
+    assert AutoTokenizer.from_pretrained(second).get_vocab() == tokenizer.get_vocab()
+
+
+def test_tokenizers_that_do_not_fit_are_refused(tmp_path, corpus_file, capsys):
+    assert masked_run(corpus_file, tmp_path / "run", "--config", '{"vocab_size": 90000}') == 2
+    assert "too large for this text" in capsys.readouterr().err
+    MlmEncoderTokenizer.train(["some words"] * 3, 262).save_pretrained(tmp_path / "tokenizer")
+    arguments = ["--tokenizer", str(tmp_path / "tokenizer"), "--config", '{"vocab_size": 260}']
+    assert masked_run(corpus_file, tmp_path / "run", *arguments) == 2
+    assert "has 262 tokens, more than vocab_size 260" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_wrong_fields_end_the_script_with_a_sentence(capsys):

@@ -75,6 +75,18 @@ def test_a_killed_run_resumes_in_mid_epoch_to_the_very_same_losses(straight, tmp
     assert_same_run(resumed, straight)
 
 
+def test_masked_tokens_train_resume_and_spread_over_ranks_alike(tmp_path):
+    settings = {"family": "mlm_encoder", "dropout": 0.1}
+    straight = summary(train(tmp_path / "straight", **settings))
+    assert straight["logs"][-1]["loss"] < straight["logs"][0]["loss"]
+    assert len({log["noise_rate"] for log in straight["logs"]}) > 5  # the PID loop drives the mask rate
+    assert run(tmp_path / "killed", check=False, kill_at=7, **settings) == -9
+    assert_same_run(run(tmp_path / "killed", resume=True, **settings), straight)
+    two = run(tmp_path / "two", processes=2, batch_size=2, accumulation=2, max_steps=6, family="mlm_encoder")
+    one = summary(train(tmp_path / "one", batch_size=4, accumulation=2, max_steps=6, family="mlm_encoder"))
+    assert_same_run(two, one, rel=5e-4, abs=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_four_times_four_equals_sixteen(tmp_path, optimizer):
     parts = summary(train(tmp_path / "parts", batch_size=4, accumulation=4, max_steps=6, optimizer=optimizer))

@@ -8,16 +8,25 @@ from pathlib import Path
 
 import datasets
 import torch
-from model_cases import encodzall_config
+from model_cases import encodzall_config, mlm_encoder_config
 from transformers import TrainerCallback, set_seed
 
 import modeling_textae as textae
-from modeling_textae.data.collators import EncodzallMaskingCollator
+from modeling_textae.data.collators import EncodzallMaskingCollator, MlmEncoderMaskingCollator
 from modeling_textae.training.optimizers import optimizer_class_and_arguments
 from modeling_textae.training.pid import PIDNoiseCallback
 from modeling_textae.training.recipe import checkpoint_to_resume
 from modeling_textae.training.trainer import TextAETrainer, TextAETrainingArguments
 
+# Of each family: the model class, its tiny configuration, the tokenizer and the collator.
+FAMILIES = {
+    "encodzall": (
+        textae.EncodzallForPreTraining, encodzall_config, textae.EncodzallTokenizer, EncodzallMaskingCollator
+    ),
+    "mlm_encoder": (
+        textae.MlmEncoderForMaskedLM, mlm_encoder_config, textae.MlmEncoderTokenizer, MlmEncoderMaskingCollator
+    ),
+}  # fmt: skip
 TEXTS = [f"Passage {i}: {'naïve words ' * (i % 4)}and the number {i * i}." for i in range(40)]
 
 
@@ -34,9 +43,10 @@ class KillAt(TrainerCallback):
 
 def train(
     output_dir, batch_size=4, accumulation=1, max_steps=12, kill_at=None, resume=False, workers=0, optimizer="muon",
-    setpoint=5.4, dropout=0.0, trainer_class=TextAETrainer, streamed=False, **fields
+    setpoint=5.4, dropout=0.0, trainer_class=TextAETrainer, streamed=False, family="encodzall", **fields
 ):  # fmt: skip
-    """Train a tiny Encodzall under PID control and return the trainer."""
+    """Train a tiny model under PID control and return the trainer."""
+    model_class, config, tokenizer_class, collator = FAMILIES[family]
     args = TextAETrainingArguments(
         output_dir=str(output_dir),
         per_device_train_batch_size=batch_size,
@@ -53,14 +63,14 @@ def train(
         **fields,
     )
     set_seed(args.seed)
-    tokenizer, corpus = textae.EncodzallTokenizer(), datasets.Dataset.from_dict({"text": TEXTS})
+    tokenizer, corpus = tokenizer_class(), datasets.Dataset.from_dict({"text": TEXTS})
     callbacks = [PIDNoiseCallback(setpoint, start=0.2, integral=0.02, warmup_steps=2)]
     if kill_at:
         callbacks.append(KillAt(kill_at))
     trainer = trainer_class(
-        model=textae.EncodzallForPreTraining(encodzall_config(dropout=dropout)),
+        model=model_class(config(dropout=dropout)),
         args=args,
-        data_collator=EncodzallMaskingCollator(tokenizer, 0.2, args.seed),
+        data_collator=collator(tokenizer, 0.2, args.seed),
         train_dataset=corpus.to_iterable_dataset() if streamed else corpus,
         eval_dataset=datasets.Dataset.from_dict({"text": TEXTS[:6]}),
         callbacks=callbacks,
@@ -76,7 +86,7 @@ def summary(trainer):
     logs = [log for log in trainer.state.log_history if "loss" in log]
     keys = ("step", "loss", "sequence_loss", "word_loss", "noise_rate", "noise_error")
     return {
-        "logs": [{key: log[key] for key in keys} for log in logs],
+        "logs": [{key: log[key] for key in keys if key in log} for log in logs],
         "weights": {n: float(p.detach().double().abs().sum()) for n, p in trainer.model.named_parameters()},
     }
 

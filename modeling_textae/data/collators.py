@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from transformers import DataCollatorForLanguageModeling
 
 from .noise import NoiseRate, mask_text
 
@@ -9,6 +10,17 @@ from .noise import NoiseRate, mask_text
 def example_generator(seed, epoch, index):
     """Random generator of one example in one epoch, whatever process or order it is drawn in."""
     return np.random.default_rng([seed, epoch, index])
+
+
+def seed_of(*numbers):
+    """One seed of 64 bits from several numbers, as [`example_generator`] mixes them."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def check_texts(examples):
+    """Raise `ValueError` where examples have no text."""
+    if not examples or "text" not in examples[0]:
+        raise ValueError(f"examples need a text, not only {sorted(examples[0]) if examples else 'nothing'}")
 
 
 def pad_rows(rows, fill):
@@ -58,8 +70,7 @@ class EncodzallMaskingCollator:
         Raises:
             ValueError: where an example has no text.
         """
-        if not examples or "text" not in examples[0]:
-            raise ValueError(f"examples need a text, not only {sorted(examples[0]) if examples else 'nothing'}")
+        check_texts(examples)
         tokenized = self.tokenizer(
             [example["text"] for example in examples],
             add_special_tokens=False,  # the noisy text has none, the clean one gets its end below
@@ -84,4 +95,74 @@ class EncodzallMaskingCollator:
             "word_index": noisy_index,
             "labels": pad_rows(clean, -100),
             "target_word_index": pad_rows(clean_index, -1),
+        }
+
+
+class MlmEncoderMaskingCollator:
+    """Tokenizes texts and masks tokens at random by transformers' `DataCollatorForLanguageModeling`.
+
+    Of the tokens that are chosen, 80 % become the mask, 10 % a random token and 10 % stay; whole words all become the mask. The
+    masks of an example follow from the seed, the epoch and the example's index as in [`EncodzallMaskingCollator`].
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`): with a mask token.
+        rate (`float` or [`NoiseRate`], defaults to 0.15): probability of each token, or of each word.
+        seed (`int`, defaults to 0): of the masks.
+        max_length (`int`, *optional*): tokens of a text that are kept; by default all.
+        whole_words (`bool`, defaults to `False`): mask all tokens between two spaces or none.
+
+    Example:
+
+    ```python
+    >>> collator = MlmEncoderMaskingCollator(tokenizer, rate=0.15)
+    >>> sorted(collator([{"text": "to be or not to be"}]))
+    ['attention_mask', 'input_ids', 'labels']
+    ```
+    """
+
+    def __init__(self, tokenizer, rate=0.15, seed=0, max_length=None, whole_words=False):
+        self.tokenizer = tokenizer
+        self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
+        self.seed = seed
+        self.max_length = max_length
+        replacing = {"mask_replace_prob": 1.0, "random_replace_prob": 0.0} if whole_words else {}
+        self.masking = DataCollatorForLanguageModeling(tokenizer, whole_word_mask=whole_words, **replacing)
+        self.collated = 0
+
+    def __call__(self, examples):
+        """Collate examples, each a `dict` with a `text`.
+
+        Returns:
+            `dict` of tensors of shape `(batch, length)`: `input_ids`, `attention_mask`, and `labels`, -100 where nothing is
+            asked.
+
+        Raises:
+            ValueError: where an example has no text.
+        """
+        check_texts(examples)
+        tokenized = self.tokenizer(
+            [example["text"] for example in examples],
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+            return_special_tokens_mask=True,
+            return_offsets_mapping=True,
+        )
+        inputs, labels = [], []
+        for i, example in enumerate(examples):
+            numbers = (self.seed, example.get("epoch", 0), example.get("index", self.collated))
+            self.collated += 1
+            self.masking.generator = torch.Generator().manual_seed(seed_of(*numbers))
+            self.masking.mlm_probability = self.noise_rate(example.get("step", 0))
+            masked, asked = self.masking.torch_mask_tokens(
+                torch.tensor([tokenized["input_ids"][i]], dtype=torch.long),
+                torch.tensor([tokenized["special_tokens_mask"][i]]),
+                torch.tensor([tokenized["offset_mapping"][i]]),
+            )
+            inputs.append(masked[0].numpy())
+            labels.append(asked[0].numpy())
+        lengths = torch.tensor([len(row) for row in inputs])
+        return {
+            "input_ids": pad_rows(inputs, self.tokenizer.pad_token_id),
+            "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+            "labels": pad_rows(labels, -100),
         }

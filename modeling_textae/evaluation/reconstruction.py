@@ -2,48 +2,14 @@
 
 from itertools import islice
 
-import datasets
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from ..data.collators import EncodzallMaskingCollator, example_generator, pad_rows
-from ..data.corpora import split_passages
 from ..data.noise import HIDDEN_CHARACTER, HIDDEN_WORD, mask_text
 from .metrics import character_error_rate, count_correct, exact_rate, share
-
-
-def sample_passages(documents, length, number, seed=0):
-    """Passages of nearly `length` bytes, drawn evenly from all of a corpus.
-
-    Args:
-        documents: an iterable of texts.
-        length (`int`): bytes at most; the short ends of documents, below half of it, are left out.
-        number (`int`, *optional*): how many; all where `None`.
-        seed (`int`, defaults to 0): of the draw.
-
-    Returns:
-        `list[str]`, in the corpus's order.
-
-    Raises:
-        ValueError: where no passage is long enough.
-    """
-    passages = [p for text in documents for p in split_passages(text, length) if 2 * len(p.encode("utf-8")) >= length]
-    if not passages:
-        raise ValueError(f"no document has a passage of {length // 2} to {length} bytes")
-    if number is not None and number < len(passages):
-        chosen = np.sort(np.random.default_rng(seed).choice(len(passages), number, replace=False))
-        passages = [passages[i] for i in chosen]
-    return passages
-
-
-def batches(items, size, description):
-    """Yield lists of `size` items, with a progress bar."""
-    with tqdm(total=len(items), desc=description, unit="text", leave=False) as bar:
-        for start in range(0, len(items), size):
-            batch = items[start : start + size]
-            yield start, batch
-            bar.update(len(batch))
+from .report import figure
+from .texts import batches
 
 
 @torch.no_grad()
@@ -221,8 +187,27 @@ def reconstruction_rows(results):
     ]
 
 
-def texts_of(dataset, limit=None):
-    """The texts of a dataset, streamed or not, at most `limit` of them."""
-    if isinstance(dataset, datasets.Dataset) and limit is None:
-        return list(dataset["text"])
-    return [example["text"] for example in islice(dataset, limit)]
+def run_report(model, tokenizer, passages):
+    """What a training run reports of its model on held-out passages.
+
+    Args:
+        model, tokenizer, passages: as of [`teacher_forced`].
+
+    Returns:
+        `tuple[dict, list[str]]`: the figures, and lines to print.
+    """
+    report = reconstruction_report(model, tokenizer, passages)
+    free = report["free_running"]
+    lines = [
+        f"byte accuracy, teacher-forced: {figure(report['clean']['byte_accuracy'])}",
+        f"free-running: character error rate {figure(free['character_error_rate'])}, exact {figure(free['exact_rate'])}",
+    ]
+    for rate, masked in report["masked"].items():
+        lines.append(
+            f"hidden bytes told right at mask rate {rate}: characters {figure(masked['hidden_character_accuracy'])}, "
+            f"words {figure(masked['hidden_word_accuracy'])}"
+        )
+    samples = restored_samples(model, tokenizer, passages, rate=0.2)
+    for sample in samples:
+        lines += ["", *(f"{name + ':':<9} {sample[name]!r}" for name in ("clean", "noisy", "restored"))]
+    return report | {"samples": samples}, lines

@@ -90,7 +90,7 @@ def label_cross_entropy(logits, labels, num_items_in_batch=None, focal_gamma=0.0
     """
     labels = labels.reshape(-1).to(logits.device)
     loss = nn.functional.cross_entropy(
-        logits.reshape(len(labels), -1).float(), labels, ignore_index=-100, reduction="none"
+        logits.reshape(-1, logits.shape[-1]).float(), labels, ignore_index=-100, reduction="none"
     )
     if focal_gamma:
         loss = loss * (1 - torch.exp(-loss)).clamp(min=0) ** focal_gamma

@@ -22,7 +22,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import apply_rotary, eager_attention_forward, rotary_table
+from .attention import apply_rotary, attention_implementation, eager_attention_forward, rotary_table
 from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
 from .byte_tokenizer import NUM_BYTES
 from .configuration_encodzall import EncodzallConfig
@@ -70,10 +70,6 @@ class EncodzallOutput(AutoencoderOutput):
     word_mask: torch.LongTensor | None = None
     word_positions: torch.LongTensor | None = None
     past_key_values: EncoderDecoderCache | None = None
-
-
-# With at most so many keys, torch's fused attention is several times slower on a CPU than attention written out.
-SHORT = 64
 
 
 def norm(config, width=None):
@@ -169,17 +165,10 @@ class EncodzallAttention(nn.Module):
             if past_key_values is not None:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_index)
                 past_key_values.is_updated[self.layer_index] = True
-        implementation = self.config._attn_implementation
-        if (
-            implementation == "sdpa"
-            and query.device.type == "cpu"
-            and key.shape[-2] <= SHORT
-            and attention_mask is not None
-        ):
-            implementation = "eager"
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         # Under autocast norms may return float32 beside bfloat16 values.
         query, key = query.to(value.dtype), key.to(value.dtype)
+        implementation = attention_implementation(self.config._attn_implementation, self, query, key, attention_mask)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attend(
             self,
             query,

@@ -1,5 +1,6 @@
 """Recipes: the fields of a training run, where they come from, and what is refused before any work."""
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -15,11 +16,14 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.collators import EncodzallMaskingCollator
+from ..data.collators import EncodzallMaskingCollator, MlmEncoderMaskingCollator
 from ..data.corpora import file_format
 from ..models.configuration_encodzall import EncodzallConfig
+from ..models.configuration_mlm_encoder import MlmEncoderConfig
 from ..models.modeling_encodzall import EncodzallForPreTraining
+from ..models.modeling_mlm_encoder import MlmEncoderForMaskedLM
 from ..models.tokenization_encodzall import EncodzallTokenizer
+from ..models.tokenization_mlm_encoder import MlmEncoderTokenizer
 from .optimizers import optimizer_class_and_arguments
 from .pid import LinearNoiseCallback, PIDNoiseCallback
 from .trainer import TextAETrainingArguments
@@ -29,16 +33,33 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Family:
-    """The classes with which a family is pretrained."""
+    """The classes with which a family is pretrained.
+
+    Attributes:
+        tokenizer (`type`): one with a class method `train(texts, vocab_size)` learns its vocabulary from the corpus.
+        collator (`type`): called with the tokenizer, the noise rate, the seed and `collator_fields`.
+        collator_fields (`tuple[str, ...]`): fields of a recipe that the collator takes by their names.
+        defaults (`dict`): fields of a recipe that this family begins with, where they differ from the others'.
+    """
 
     config: type
     tokenizer: type
     model: type
     collator: type
+    collator_fields: tuple[str, ...] = ()
+    defaults: dict = field(default_factory=dict)
 
 
 FAMILIES = {
     "encodzall": Family(EncodzallConfig, EncodzallTokenizer, EncodzallForPreTraining, EncodzallMaskingCollator),
+    "mlm_encoder": Family(
+        MlmEncoderConfig,
+        MlmEncoderTokenizer,
+        MlmEncoderForMaskedLM,
+        MlmEncoderMaskingCollator,
+        collator_fields=("whole_words",),
+        defaults={"noise": "fixed", "noise_rate": 0.15},
+    ),
 }
 
 
@@ -50,6 +71,10 @@ class ModelArguments:
     size: str = field(default="nano", metadata={"help": "A preset of the family's configuration, like nano or xs."})
     config: str | None = field(
         default=None, metadata={"help": "Fields that differ from the preset, as JSON: '{\"dropout\": 0.1}'."}
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub name of a tokenizer, for families that else learn one from the corpus."},
     )
     initial_checkpoint: str | None = field(
         default=None, metadata={"help": "Start from the weights of this checkpoint instead of random ones."}
@@ -80,6 +105,7 @@ class NoiseArguments:
     noise: str = field(default="pid", metadata={"help": "pid, linear or fixed."})
     noise_rate: float = field(default=0.1, metadata={"help": "Rate at the start, and throughout if fixed; 0 to 1."})
     noise_end: float = field(default=0.4, metadata={"help": "Rate at the end if linear."})
+    whole_words: bool = field(default=False, metadata={"help": "Mask whole words; mlm_encoder only."})
     noise_minimum: float = field(default=0.0, metadata={"help": "Lower bound of the controlled rate."})
     noise_maximum: float = field(default=0.9, metadata={"help": "Upper bound of the controlled rate."})
     loss_setpoint: float = field(default=0.3, metadata={"help": "Training loss to hold, in nats a label."})
@@ -209,8 +235,10 @@ def parse_recipe(arguments=None):
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = HfArgumentParser(PARTS, description="Pretrain a text autoencoder: RECIPE.yaml [--field value ...]")
+    fields = {}
     if arguments and not arguments[0].startswith("-"):
-        parser.set_defaults(**read_recipe_file(arguments.pop(0), parser))
+        fields = read_recipe_file(arguments.pop(0), parser)
+    parser.set_defaults(**family_defaults(fields, arguments) | fields)
     for i, argument in enumerate(arguments):
         # The flag alone means the last checkpoint.
         last = i + 1 == len(arguments) or arguments[i + 1].startswith("--")
@@ -221,6 +249,14 @@ def parse_recipe(arguments=None):
         raise ValueError(unknown_field(unknown[0].split("=")[0].lstrip("-"), parser))
     model, data, noise, training = parts
     return Recipe(model, data, noise, training, *check(model, data, noise, training))
+
+
+def family_defaults(fields, arguments):
+    """Fields that the family of a recipe begins with; the command line goes before the file in naming it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--family", default=fields.get("family"))
+    known, _ = parser.parse_known_args(arguments)
+    return FAMILIES[known.family].defaults if known.family in FAMILIES else {}
 
 
 def read_recipe_file(path, parser):
@@ -281,6 +317,10 @@ def check(model, data, noise, training):
         raise ValueError(
             "each worker would count a stream for itself: give --dataloader_num_workers 0 with --streaming"
         )
+    if noise.whole_words and "whole_words" not in family.collator_fields:
+        raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
+    if model.tokenizer and not hasattr(family.tokenizer, "train"):
+        raise ValueError(f"family {model.family!r} has one tokenizer for all texts: leave --tokenizer out")
     noise.callbacks()
     optimizer_class_and_arguments(training.optimizer, training)
     if model.initial_checkpoint:

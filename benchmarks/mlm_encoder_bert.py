@@ -1,0 +1,186 @@
+"""The MLM encoder beside a BertForMaskedLM of its size: tuned, trained and timed alike, in one run.
+
+    CORPUS="--train_file wikipedia.jsonl.xz --validation_file held-out.jsonl.xz"
+    python benchmarks/mlm_encoder_bert.py tune $CORPUS        # learning rates, both models at each
+    python benchmarks/mlm_encoder_bert.py train $CORPUS       # recipes/mlm-encoder-nano.yaml and its twin, at once
+    python benchmarks/mlm_encoder_bert.py throughput          # training steps, taken in turn
+
+The twin has the same width, depth, heads, feed-forward, vocabulary, steps, optimizer and batches, mask for mask; what it does not
+share is BERT's: learned positions, two kinds of segment, a norm after the embeddings, GELU, and a layer before the output. Every
+run is a process of its own with one thread, two at a time; a finished one is not run again and an interrupted one goes on.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from timing import interleaved_seconds
+from transformers import BertConfig, BertForMaskedLM
+
+from modeling_textae import MlmEncoderConfig, MlmEncoderForMaskedLM
+from modeling_textae.evaluation.report import table, write_report
+from modeling_textae.evaluation.run_report import REPORTS
+from modeling_textae.evaluation.texts import sample_passages, texts_of
+from modeling_textae.training.build import build_trainer, load_recipe_corpus
+from modeling_textae.training.optimizers import MuonWithAdamW
+from modeling_textae.training.recipe import check_resumed, checkpoint_to_resume, parse_recipe
+
+ROOT = Path(__file__).parent.parent
+RECIPE = str(ROOT / "recipes" / "mlm-encoder-nano.yaml")
+OUTPUT = Path("runs/mlm-encoder-bert")
+LEARNING_RATES = (1.5e-3, 3e-3, 6e-3)
+TUNING = (
+    *("--max_steps", "1000", "--per_device_train_batch_size", "16", "--warmup_steps", "100"),
+    *("--save_steps", "500", "--report_passages", "300"),
+)
+MODELS = ("mlm", "bert")
+
+
+def bert(config, vocab_size, positions, attention="eager"):
+    """A BertForMaskedLM of the sizes of an [`MlmEncoderConfig`]."""
+    return BertForMaskedLM._from_config(
+        BertConfig(
+            vocab_size=vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.attention_dropout,
+            max_position_embeddings=positions,
+            pad_token_id=config.pad_token_id,
+        ),
+        attn_implementation=attention,
+    )
+
+
+def run_one(model, arguments):
+    """Train one model by the recipe, resume it where it stopped, and report on validation text."""
+    recipe = parse_recipe([RECIPE, *arguments])
+    output = Path(recipe.training.output_dir)
+    if (output / "report.json").is_file():
+        return
+    checkpoint = checkpoint_to_resume(recipe.training)
+    corpus = load_recipe_corpus(recipe)
+    data = recipe.data
+    passages = sample_passages(texts_of(corpus.validation), data.passage_length, data.report_passages, 0)
+    make = None
+    if model == "bert":
+
+        def make(tokenizer):
+            return bert(recipe.config, len(tokenizer), data.passage_length)
+
+    trainer = build_trainer(recipe, corpus, checkpoint, make)
+    check_resumed(recipe)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(output)
+    trainer.state.save_to_json(str(output / "trainer_state.json"))
+    figures, lines = REPORTS["mlm_encoder"](trainer.model.eval(), trainer.processing_class, passages, samples=0)
+    write_report(output / "report", output.name, {"fields": recipe.fields(), **figures}, "\n".join(lines))
+
+
+def run_both(runs):
+    """Run `(model, arguments)` pairs, two processes at a time."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    waiting, running = list(runs), []
+    while waiting or running:
+        while waiting and len(running) < 2:
+            model, arguments = waiting.pop(0)
+            command = [sys.executable, __file__, "one", model, *arguments, "--resume_from_checkpoint"]
+            running.append(subprocess.Popen(command, env=environment))
+        if running.pop(0).wait():
+            raise SystemExit("a run failed; the same command goes on from its last checkpoint")
+
+
+def figures(folder):
+    """Held-out figures of a finished run, by name without the count."""
+    row = json.loads((folder / "report.json").read_text())["masked"]
+    return {name.split(",")[0]: value for name, value in row.items() if name != "model"}
+
+
+def tune(arguments):
+    """Both models at each learning rate: a table of what validation text says."""
+    cells = [(model, rate, OUTPUT / f"tune-{model}-{rate:g}") for rate in LEARNING_RATES for model in MODELS]
+    run_both(
+        (model, [*arguments, *TUNING, "--learning_rate", str(rate), "--output_dir", str(folder)])
+        for model, rate, folder in cells
+    )
+    rows = [{"model": model, "learning rate": rate, **figures(folder)} for model, rate, folder in cells]
+    show("tune", rows)
+
+
+def train(arguments):
+    """The recipe and its twin, at once."""
+    cells = [("mlm", Path("runs/mlm-encoder-nano")), ("bert", OUTPUT / "bert")]
+    run_both((model, [*arguments, "--output_dir", str(folder)]) for model, folder in cells)
+    rows = []
+    for model, folder in cells:
+        log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        rows.append({"model": model, "seconds": log[-1]["train_runtime"], **figures(folder)})
+    show("train", rows)
+
+
+def throughput():
+    """Tokens a second of whole training steps: forward, backward and optimizer, 32 x 128 tokens of which 15 % are masked."""
+    torch.set_num_threads(1)
+    config = MlmEncoderConfig.nano()
+    ids = torch.randint(2, config.vocab_size, (32, 128))
+    labels = torch.where(torch.rand(ids.shape) < 0.15, ids, -100)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    models = {
+        "MlmEncoderForMaskedLM": MlmEncoderForMaskedLM(config),
+        "… sparse_prediction=False": MlmEncoderForMaskedLM(MlmEncoderConfig.nano(sparse_prediction=False)),
+        "BertForMaskedLM, sdpa": bert(config, config.vocab_size, 448, "sdpa"),
+        "BertForMaskedLM, eager": bert(config, config.vocab_size, 448),
+    }
+    rows = [{"model": name, "parameters, M": model.num_parameters() / 1e6} for name, model in models.items()]
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        steps = {key: step_of(model, batch, dtype) for key, model in models.items()}
+        seconds = interleaved_seconds(steps, rounds=15)
+        for row in rows:
+            row[f"tokens/s, {name}"] = round(ids.numel() / seconds[row["model"]])
+        fastest = min(seconds[key] for key in models if key.startswith("Bert"))
+        for row in rows:
+            row[f"beside the faster BERT, {name}"] = round(fastest / seconds[row["model"]], 2)
+    show("throughput", rows)
+
+
+def step_of(model, batch, dtype):
+    """A function that takes one training step."""
+    optimizer = MuonWithAdamW(model.train())
+
+    def step():
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def show(name, rows):
+    """Print a table and write it beside the runs."""
+    body = table(rows, list(rows[0]))
+    write_report(OUTPUT / name, f"MLM encoder beside BertForMaskedLM: {name}", {"rows": rows}, body)
+    print(body)
+
+
+def main():
+    """Run the named part."""
+    part, *arguments = sys.argv[1:] or [""]
+    if part == "one":
+        run_one(arguments[0], arguments[1:])
+    elif part in ("tune", "train"):
+        {"tune": tune, "train": train}[part](arguments)
+    elif part == "throughput":
+        throughput()
+    else:
+        raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

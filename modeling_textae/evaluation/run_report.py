@@ -1,0 +1,21 @@
+"""What a training run reports at its end, by family."""
+
+from . import masked_language, reconstruction
+
+REPORTS = {
+    "encodzall": reconstruction.run_report,
+    "mlm_encoder": masked_language.run_report,
+}
+
+
+def run_report(model, tokenizer, passages):
+    """Measure a trained model on held-out passages in the way of its family.
+
+    Args:
+        model ([`TextAutoencoder`]), tokenizer: as trained.
+        passages (`list[str]`).
+
+    Returns:
+        `tuple[dict, list[str]]`: the figures, and lines to print.
+    """
+    return REPORTS[model.config.model_type](model, tokenizer, passages)

@@ -1,0 +1,131 @@
+"""From a checked recipe to a trainer: corpus, tokenizer, collator, model."""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from transformers import AutoTokenizer, set_seed
+
+from ..data.corpora import load_corpus, passage_dataset
+from .optimizers import optimizer_class_and_arguments
+from .trainer import TextAETrainer
+
+STREAMED_TOKENIZER_DOCUMENTS = 20_000  # of a streamed corpus, the first so many teach the tokenizer
+
+
+@dataclass(frozen=True)
+class RecipeCorpus:
+    """The corpus of a recipe, checked against it.
+
+    Attributes:
+        documents: dataset with the column `text`, that is trained on; streamed or not.
+        passages: the same cut to passages.
+        validation: dataset of held-out documents.
+    """
+
+    documents: Any
+    passages: Any
+    validation: Any
+
+
+def load_recipe_corpus(recipe):
+    """Load the corpus that a recipe names and cut it to passages.
+
+    Returns:
+        [`RecipeCorpus`].
+
+    Raises:
+        ValueError: where the corpus cannot serve the recipe, or as of [`load_corpus`].
+    """
+    data, training = recipe.data, recipe.training
+    corpus = load_corpus(
+        data.dataset_name,
+        data.dataset_config,
+        data.train_file,
+        data.validation_file,
+        data.text_column,
+        data.streaming,
+    )
+    passages = passage_dataset(corpus["train"], data.passage_length, data.min_passage_length)
+    if not data.streaming and not len(passages):
+        raise ValueError(f"the corpus has no passage of {data.min_passage_length} bytes: lower --min_passage_length")
+    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    if not data.streaming and len(passages) < per_step:
+        raise ValueError(
+            f"{len(passages)} passages are too few for one step of {per_step}: give more text or a smaller batch"
+        )
+    return RecipeCorpus(corpus["train"], passages, corpus["validation"])
+
+
+def make_tokenizer(recipe, documents, checkpoint=None):
+    """The tokenizer of a run: of the checkpoint it goes on from, or the one it names, or learned, or the family's only one.
+
+    Args:
+        recipe ([`Recipe`]).
+        documents: dataset with the column `text`, streamed or not, that a tokenizer may learn from.
+        checkpoint (`str`, *optional*): that the run is resumed from.
+
+    Returns:
+        A tokenizer.
+
+    Raises:
+        ValueError: where it has more tokens than the configuration's `vocab_size`, or the text too few.
+        OSError: where there is none of that name.
+    """
+    kind, named = recipe.family.tokenizer, checkpoint or recipe.model.initial_checkpoint or recipe.model.tokenizer
+    if not hasattr(kind, "train"):
+        return kind()
+    if not named:
+        texts = (example["text"] for example in documents)
+        if recipe.data.streaming:
+            texts = islice(texts, STREAMED_TOKENIZER_DOCUMENTS)
+        return kind.train(texts, recipe.config.vocab_size)
+    tokenizer = AutoTokenizer.from_pretrained(named)
+    if len(tokenizer) > recipe.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer {named!r} has {len(tokenizer)} tokens, more than vocab_size {recipe.config.vocab_size}"
+        )
+    return tokenizer
+
+
+def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
+    """Make the trainer of a recipe.
+
+    Args:
+        recipe ([`Recipe`]).
+        corpus ([`RecipeCorpus`]).
+        checkpoint (`str`, *optional*): that the run is resumed from.
+        make_model (callable, *optional*): from the tokenizer to a model to train in place of the recipe's own, as benchmarks do.
+
+    Returns:
+        [`TextAETrainer`].
+
+    Raises:
+        ValueError, OSError: as of [`make_tokenizer`].
+    """
+    data, training, family = recipe.data, recipe.training, recipe.family
+    tokenizer = make_tokenizer(recipe, corpus.documents, checkpoint)
+    set_seed(training.seed)
+    if make_model is not None:
+        model = make_model(tokenizer)
+    elif recipe.model.initial_checkpoint:
+        model = family.model.from_pretrained(recipe.model.initial_checkpoint, dtype="float32")
+    else:
+        model = family.model(recipe.config)
+    options = {name: getattr(recipe.noise, name) for name in family.collator_fields}
+    collator, eval_collator = (
+        family.collator(tokenizer, recipe.noise.noise_rate, training.seed, **options) for _ in range(2)
+    )
+    return TextAETrainer(
+        model=model,
+        args=training,
+        data_collator=collator,
+        eval_collator=eval_collator,
+        train_dataset=corpus.passages,
+        eval_dataset=passage_dataset(corpus.validation, data.passage_length, data.min_passage_length),
+        processing_class=tokenizer,
+        callbacks=recipe.noise.callbacks(),
+        optimizer_cls_and_kwargs=optimizer_class_and_arguments(
+            training.optimizer, training, training.muon_learning_rate
+        ),
+    )
