@@ -87,7 +87,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     scores = (query * scaling) @ key.transpose(-1, -2)
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+            scores = scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
         else:
             scores = scores + attention_mask
     weights = scores.softmax(dim=-1)  # sums in float32 whatever the dtype
