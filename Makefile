@@ -41,6 +41,7 @@ cards: $(VENV)/installed
 benchmark: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/encodzall_throughput.py
 	$(BIN)/python benchmarks/byte_tokenizer.py
+	$(BIN)/python benchmarks/mlm_encoder_bert.py throughput
 
 clean:
 	rm -rf $(VENV) runs hub build *.egg-info

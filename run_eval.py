@@ -18,13 +18,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from datasets import load_dataset
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, HfArgumentParser
 
 from modeling_textae import EncodzallConfig, EncodzallTokenizer, MlmEncoderConfig
-from modeling_textae.data.corpora import embedded_corpus, load_corpus
+from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.masked_language import (
+    answers,
     masked_language_rows,
     model_scores,
     ngram_models,
@@ -72,6 +74,10 @@ class ReconstructArguments(CheckpointArguments):
     )
     train_file: list[str] = field(
         default_factory=list, metadata={"help": "Text to count the MLM encoder's n-gram baselines in; else none."}
+    )
+    questions: str | None = field(
+        default=None,
+        metadata={"help": "Instead: a jsonl file whose every `question` has one mask, to be filled with its `answer`."},
     )
     sentences: int = field(
         default=200, metadata={"help": "Sentences for the MLM encoder's pseudo-perplexity; 0 for none."}
@@ -142,8 +148,31 @@ def reconstruct(arguments):
     return results, f"{head} Latents rounded to int8.\n\n{table(rows, ['figure', *results])}"
 
 
+def answered_questions(arguments):
+    """Share of questions whose answer is the model's first choice, and those that it gets wrong."""
+    file_format(arguments.questions)
+    asked = load_dataset("json", data_files=arguments.questions, split="train")
+    if not {"question", "answer"} <= set(asked.column_names):
+        raise ValueError(f"{arguments.questions} needs the columns question and answer, not only {asked.column_names}")
+    model, tokenizer = load(arguments.checkpoint)
+    found = answers(model, tokenizer, asked["question"], arguments.batch_size)
+    wrong = [
+        {"question": question, "answer": answer, "first choice": choice}
+        for question, answer, choice in zip(asked["question"], asked["answer"], found, strict=True)
+        if choice != answer
+    ]
+    share = 1 - len(wrong) / len(found)
+    head = f"{len(found)} questions of {Path(arguments.questions).name}: first choice right {share:.4f}"
+    columns = ["question", "answer", "first choice"]
+    return {"questions": len(found), "right": share, "wrong": wrong}, head + (
+        f"\n\n{table(wrong, columns)}" if wrong else ""
+    )
+
+
 def masked_tokens(arguments):
     """Accuracy and cross-entropy on masked tokens, and pseudo-perplexity, beside another model and counted n-grams."""
+    if arguments.questions:
+        return answered_questions(arguments)
     texts = held_out_texts(arguments)
     passages, head = held_out_passages(arguments, texts)
     model, tokenizer = load(arguments.checkpoint)

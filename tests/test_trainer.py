@@ -3,11 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
-from model_cases import encodzall_config
+from model_cases import encodzall_config, mlm_encoder_config
 from torch.utils.data import DataLoader
 from training_run import TEXTS, summary, train
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainerState, TrainingArguments
 
 import modeling_textae as textae
 from modeling_textae.data.collators import EncodzallMaskingCollator
@@ -217,3 +218,26 @@ def test_recent_rates_keep_their_order_through_sorted_json():
 def test_corpora_too_small_for_a_step_are_refused():
     with pytest.raises(ValueError, match="40 examples are too few for one step of 64"):
         NumberedBatchSampler(NumberedDataset(TEXTS), batch_size=16, batches_per_step=4)
+
+
+def test_transformers_own_trainer_and_collator_train_the_mlm_encoder(tmp_path):
+    tokenizer = textae.MlmEncoderTokenizer()
+    dataset = datasets.Dataset.from_dict({"text": TEXTS}).map(
+        lambda row: tokenizer(row["text"], return_special_tokens_mask=True), remove_columns=["text"]
+    )
+    trainer = Trainer(
+        model=textae.MlmEncoderForMaskedLM(mlm_encoder_config()),
+        args=TrainingArguments(
+            output_dir=str(tmp_path), max_steps=15, learning_rate=5e-3, use_cpu=True, report_to="none",
+            gradient_accumulation_steps=2, logging_steps=1, disable_tqdm=True,
+        ),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, seed=1),
+        train_dataset=dataset,
+        eval_dataset=dataset.select(range(4)),
+    )  # fmt: skip
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[0] == pytest.approx(5.6, abs=1.0)  # one nat count a label, however many micro-batches: log 258
+    assert losses[-1] < 0.9 * losses[0]
+    assert trainer.evaluate()["eval_loss"] < losses[0]
+    assert trainer.predict(dataset.select(range(4))).predictions.shape[-1] == 258

@@ -145,7 +145,7 @@ class MlmEncoderMaskingCollator:
             truncation=self.max_length is not None,
             max_length=self.max_length,
             return_special_tokens_mask=True,
-            return_offsets_mapping=True,
+            return_offsets_mapping=self.masking.whole_word_mask,
         )
         inputs, labels = [], []
         for i, example in enumerate(examples):
@@ -156,7 +156,7 @@ class MlmEncoderMaskingCollator:
             masked, asked = self.masking.torch_mask_tokens(
                 torch.tensor([tokenized["input_ids"][i]], dtype=torch.long),
                 torch.tensor([tokenized["special_tokens_mask"][i]]),
-                torch.tensor([tokenized["offset_mapping"][i]]),
+                torch.tensor([tokenized["offset_mapping"][i]]) if self.masking.whole_word_mask else None,
             )
             inputs.append(masked[0].numpy())
             labels.append(asked[0].numpy())

@@ -69,10 +69,6 @@ TOPICS = [
          "Stoker": "Dracula", "Kipling": "Kim", "Barrie": "Peter", "Haggard": "She"},
     ),
 ]  # fmt: skip
-SEED_STATEMENTS = {
-    "Transformers use [MASK] attention": "self",
-    "Mars is called the [MASK] planet": "red",
-}
 
 
 def statements(mask="[MASK]"):
@@ -82,21 +78,22 @@ def statements(mask="[MASK]"):
         mask (`str`, defaults to `"[MASK]"`): what stands for the answer in a question.
 
     Returns:
-        `tuple[list[str], list[dict]]`: the statements to train on, and the held-out ones, each a `dict` with `text`, the same
-        with its answer masked as `question`, and `answer`.
+        `tuple[list[dict], list[dict]]`: the statements to train on and the held-out ones, each with its `text`, the same with the
+        answer masked as `question`, and the `answer`.
     """
     train, held_out = [], []
     for phrasings, facts in TOPICS:
         for number, (subject, answer) in enumerate(facts.items()):
             # The first subject of a topic keeps the first phrasing: the original's two sentences are learned, not held out.
-            out = number % (len(phrasings) - 1) + 1 if number == 0 else number % len(phrasings)
+            out = number % len(phrasings) if number else 1
             for place, phrasing in enumerate(phrasings):
-                text = phrasing.replace("{}", subject).replace("[]", answer)
-                if place == out:
-                    question = phrasing.replace("{}", subject).replace("[]", mask)
-                    held_out.append({"text": text, "question": question, "answer": answer})
-                else:
-                    train.append(text)
+                stated = phrasing.replace("{}", subject)
+                statement = {
+                    "text": stated.replace("[]", answer),
+                    "question": stated.replace("[]", mask),
+                    "answer": answer,
+                }
+                (held_out if place == out else train).append(statement)
     return train, held_out
 
 
@@ -109,7 +106,7 @@ def main(arguments=None):
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
     train, held_out = statements()
-    for name, rows in (("statements", [{"text": text} for text in train]), ("paraphrases", held_out)):
+    for name, rows in (("statements", train), ("paraphrases", held_out)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(train)} statements, {len(held_out)} held out: {folder}")
     return 0

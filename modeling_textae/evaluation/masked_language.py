@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers import pipeline
 
 from ..data.collators import example_generator, pad_rows
 from .metrics import share
@@ -179,6 +180,23 @@ def masked_language_rows(scorers, tokenizer, passages, sentences=(), rates=(0.15
             row[f"pseudo-perplexity (n = {len(scores)})"] = math.exp(-scores.mean())
         rows.append(row)
     return rows
+
+
+def answers(model, tokenizer, questions, batch_size=32):
+    """The first choice of transformers' fill-mask pipeline for each question.
+
+    Args:
+        model: any masked language model of transformers.
+        tokenizer: its tokenizer.
+        questions (`list[str]`): with one mask each.
+        batch_size (`int`, defaults to 32).
+
+    Returns:
+        `list[str]`: the tokens, without the space before them.
+    """
+    fill = pipeline("fill-mask", model=model, tokenizer=tokenizer, device=model.device, top_k=1)
+    found = fill(list(questions), batch_size=batch_size)
+    return [choices[0]["token_str"].strip() for choices in (found if len(questions) > 1 else [found])]
 
 
 def filled_samples(model, tokenizer, passages, rate=0.15, number=3, seed=0):

@@ -123,13 +123,14 @@ class MlmEncoderAttention(nn.Module):
     def __init__(self, config, begins_with_offsets=False):
         super().__init__()
         self.config = config
-        self.begins_with_offsets = begins_with_offsets
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        if begins_with_offsets:
+            self.q_proj.offset_role, self.k_proj.offset_role = "query", "key"
 
     def forward(self, hidden_states, attention_mask):
         """Attend.
@@ -216,12 +217,11 @@ class MlmEncoderPreTrainedModel(TextAutoencoder):
         if isinstance(module, nn.Embedding):
             # Of unit variance once scaled, like the sinusoids.
             init.normal_(module.weight, std=config.hidden_size**-0.5)
-        elif isinstance(module, MlmEncoderAttention) and module.begins_with_offsets:
-            projections = offset_projections(
-                config.num_attention_heads, module.head_dim, config.hidden_size, config.position_theta
-            )
-            for linear, weight in zip((module.q_proj, module.k_proj), projections, strict=True):
-                init.copy_(linear.weight, weight)
+        elif hasattr(module, "offset_role"):
+            # On the projection itself: of custom models, transformers initialises no module without parameters of its own.
+            heads, width = config.num_attention_heads, config.hidden_size
+            query, key = offset_projections(heads, width // heads, width, config.position_theta)
+            init.copy_(module.weight, query if module.offset_role == "query" else key)
 
 
 class MlmEncoderModel(MlmEncoderPreTrainedModel):
