@@ -22,7 +22,7 @@ from datasets import load_dataset
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, HfArgumentParser
 
 from modeling_textae import EncodzallConfig, EncodzallTokenizer, MlmEncoderConfig
-from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus
+from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.masked_language import (
@@ -138,6 +138,9 @@ def reconstruct(arguments):
     """Teacher-forced and free-running accuracy, and accuracy on hidden bytes, beside a control without memory."""
     if AutoConfig.from_pretrained(arguments.checkpoint).model_type == MlmEncoderConfig.model_type:
         return masked_tokens(arguments)
+    for name in ("questions", "train_file"):
+        if getattr(arguments, name):
+            raise ValueError(f"{name} is for the MLM encoder, and {arguments.checkpoint!r} is none")
     passages, head = held_out_passages(arguments)
     rates = arguments.rates or [0.1, 0.2, 0.4]
     measure = {"rates": rates, "batch_size": arguments.batch_size, "seed": arguments.seed}
@@ -175,6 +178,7 @@ def masked_tokens(arguments):
         return answered_questions(arguments)
     texts = held_out_texts(arguments)
     passages, head = held_out_passages(arguments, texts)
+    passages = [passage.rstrip() for passage in passages]  # the space where a passage was cut is nothing to be told
     model, tokenizer = load(arguments.checkpoint)
     models = {"model": model}
     if arguments.control:
@@ -189,7 +193,7 @@ def masked_tokens(arguments):
     }
     if arguments.train_file:
         corpus = load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)
-        counted = texts_of(corpus["train"])
+        counted = [p for text in texts_of(corpus["train"]) for p in split_passages(text, arguments.passage_length)]
         ids = (row for i in range(0, len(counted), 1000) for row in tokenizer(counted[i : i + 1000])["input_ids"])
         ngrams = ngram_models(TokenCounts(ids, len(tokenizer)))
         scorers |= {name: partial(ngram_scores, probabilities) for name, probabilities in ngrams.items()}
@@ -204,7 +208,9 @@ def attention(arguments):
     model, tokenizer = load(arguments.checkpoint)
     tokens, weights = attention_weights(model, tokenizer, arguments.text)
     picture = report_file(arguments.output, ".png")
-    plot_attention(weights, tokens, model.config.hidden_size, picture)
+    config = model.config
+    sinusoidal = config.model_type == MlmEncoderConfig.model_type
+    plot_attention(weights, tokens, picture, (config.hidden_size, config.position_theta) if sinusoidal else None)
     return {
         "tokens": tokens,
         "weights": weights.round(4).tolist(),

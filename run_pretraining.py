@@ -19,10 +19,10 @@ from modeling_textae.training.recipe import check_resumed, checkpoint_to_resume,
 REPORT = "report"
 
 
-def finished(output_dir, fields):
-    """Whether the folder holds the finished run of these very fields."""
-    path = Path(output_dir) / f"{REPORT}.json"
-    return path.is_file() and json.loads(path.read_text()).get("fields") == fields
+def finished(recipe):
+    """Whether the output folder holds the finished run of this very recipe."""
+    path = Path(recipe.training.output_dir) / f"{REPORT}.json"
+    return path.is_file() and not recipe.differing(json.loads(path.read_text()).get("fields", {}))
 
 
 def report_run(recipe, trainer, passages):
@@ -43,7 +43,7 @@ def main(arguments=None):
     try:
         recipe = parse_recipe(arguments)
         training = recipe.training
-        if training.resume_from_checkpoint and finished(training.output_dir, recipe.fields()):
+        if training.resume_from_checkpoint and finished(recipe):
             print((Path(training.output_dir) / f"{REPORT}.md").read_text())
             print(f"this run is finished already; remove {training.output_dir} to train it anew")
             return 0

@@ -31,7 +31,7 @@ def stage(card, target):
     model.save_pretrained(aside)
     AutoTokenizer.from_pretrained(card).save_pretrained(aside)
     for path in card.iterdir():
-        if path.suffix in (".md", ".png"):
+        if path.suffix in (".md", ".png", ".jsonl"):
             shutil.copyfile(path, aside / path.name)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)

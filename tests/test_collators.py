@@ -122,18 +122,29 @@ def test_masks_follow_from_seed_epoch_and_index_alone(bpe):
         assert all(a != b for a, b in zip(base, other, strict=True))
 
 
-def test_whole_words_are_masked_whole(bpe):
-    text = BPE_TEXTS[1]
+@pytest.mark.parametrize("text", [BPE_TEXTS[1], "naïve 日本語 caf🙂é x"])
+def test_whole_words_are_masked_whole(bpe, text):
     batch = MlmEncoderMaskingCollator(bpe, rate=0.5, whole_words=True)(numbered([text] * 200))
-    offsets = bpe(text, return_offsets_mapping=True)["offset_mapping"]
-    words = np.cumsum([i == 0 or offsets[i - 1][1] != start for i, (start, _) in enumerate(offsets)])
-    assert len(set(words)) < len(words)
+    words = [" " * (i > 0) + word for i, word in enumerate(text.split())]
+    of_token = np.repeat(np.arange(len(words)), [len(bpe(word)["input_ids"]) for word in words])
+    assert len(of_token) == batch["labels"].shape[1] > len(words)
     asked = (batch["labels"] != -100).numpy()
-    for word in set(words):
-        of_word = asked[:, words == word]
+    for word in range(len(words)):
+        of_word = asked[:, of_token == word]
         assert (of_word.all(1) == of_word.any(1)).all()
         assert 0.3 < of_word.any(1).mean() < 0.7
     assert (batch["input_ids"].numpy()[asked] == bpe.mask_token_id).all()
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_empty_texts_and_literal_masks_are_not_asked_for(bpe, whole_words):
+    collator = MlmEncoderMaskingCollator(bpe, rate=1.0, whole_words=whole_words)
+    batch = collator(numbered(["", "a [MASK] b[PAD]"]))
+    assert batch["attention_mask"].sum(1).tolist() == [0, len(bpe("a [MASK] b[PAD]")["input_ids"])]
+    special = torch.tensor([bpe.pad_token_id, bpe.mask_token_id])
+    assert (batch["labels"][0] == -100).all()
+    assert not torch.isin(batch["labels"], special).any()
+    assert (batch["labels"][1] != -100).sum() == batch["attention_mask"][1].sum() - 2
 
 
 def test_the_mask_rate_is_that_of_the_step(bpe):

@@ -8,7 +8,7 @@ from transformers import pipeline
 
 import modeling_textae as textae
 from modeling_textae.models.autoencoder import label_cross_entropy
-from modeling_textae.models.modeling_mlm_encoder import sinusoidal_positions
+from modeling_textae.models.modeling_mlm_encoder import sinusoids
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def build(model_class, seed=0, **fields):
 
 
 def test_sinusoids_equal_their_formula():
-    table = sinusoidal_positions(40, 6)
+    table = sinusoids(torch.arange(40), 6)
     for position in range(40):
         for i in range(3):
             angle = position / 10000 ** (2 * i / 6)
@@ -71,7 +71,7 @@ def test_the_encoder_equals_torchs_with_its_gradients(tokenizer, norm_first, imp
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
 
     embedded = model.embeddings.tokens(ids) * config.hidden_size**0.5
-    states = embedded + sinusoidal_positions(ids.shape[1], config.hidden_size)
+    states = embedded + sinusoids(torch.arange(ids.shape[1]), config.hidden_size)
     references = [torchs_layer(layer, config) for layer in model.layers]
     for reference in references:
         states = reference(states, src_key_padding_mask=mask == 0)

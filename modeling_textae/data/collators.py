@@ -98,6 +98,20 @@ class EncodzallMaskingCollator:
         }
 
 
+def whole_characters(offsets):
+    """Offsets in which tokens that share a character follow each other, so that none of its bytes begins a word.
+
+    Args:
+        offsets (`list[tuple[int, int]]`): start and end of each token, as a fast tokenizer returns them.
+
+    Returns:
+        `torch.LongTensor` of shape `(tokens, 2)`.
+    """
+    offsets = torch.tensor(offsets, dtype=torch.long).reshape(-1, 2)
+    offsets[1:, 0] = torch.maximum(offsets[1:, 0], offsets[:-1, 1])
+    return offsets
+
+
 class MlmEncoderMaskingCollator:
     """Tokenizes texts and masks tokens at random by transformers' `DataCollatorForLanguageModeling`.
 
@@ -147,16 +161,24 @@ class MlmEncoderMaskingCollator:
             return_special_tokens_mask=True,
             return_offsets_mapping=self.masking.whole_word_mask,
         )
+        special = np.array(self.tokenizer.all_special_ids)
         inputs, labels = [], []
         for i, example in enumerate(examples):
+            ids = tokenized["input_ids"][i]
+            # A special token that stands in the text itself is no word to be told either.
+            kept = np.isin(ids, special) | (np.array(tokenized["special_tokens_mask"][i]) == 1)
             numbers = (self.seed, example.get("epoch", 0), example.get("index", self.collated))
             self.collated += 1
+            if not ids:  # transformers cannot find words in nothing
+                inputs.append([])
+                labels.append([])
+                continue
             self.masking.generator = torch.Generator().manual_seed(seed_of(*numbers))
             self.masking.mlm_probability = self.noise_rate(example.get("step", 0))
             masked, asked = self.masking.torch_mask_tokens(
-                torch.tensor([tokenized["input_ids"][i]], dtype=torch.long),
-                torch.tensor([tokenized["special_tokens_mask"][i]]),
-                torch.tensor([tokenized["offset_mapping"][i]]) if self.masking.whole_word_mask else None,
+                torch.tensor([ids], dtype=torch.long),
+                torch.from_numpy(kept)[None],
+                whole_characters(tokenized["offset_mapping"][i])[None] if self.masking.whole_word_mask else None,
             )
             inputs.append(masked[0].numpy())
             labels.append(asked[0].numpy())

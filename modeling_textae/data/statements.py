@@ -69,6 +69,7 @@ TOPICS = [
          "Stoker": "Dracula", "Kipling": "Kim", "Barrie": "Peter", "Haggard": "She"},
     ),
 ]  # fmt: skip
+FILES = ("statements", "validation", "paraphrases")
 
 
 def statements(mask="[MASK]"):
@@ -78,8 +79,9 @@ def statements(mask="[MASK]"):
         mask (`str`, defaults to `"[MASK]"`): what stands for the answer in a question.
 
     Returns:
-        `tuple[list[dict], list[dict]]`: the statements to train on and the held-out ones, each with its `text`, the same with the
-        answer masked as `question`, and the `answer`.
+        `tuple[list[dict], list[dict], list[dict]]`: the statements to train on, the third of the held-out ones by which a run is
+        chosen, and those that are reported; each with its `text`, the same with the answer masked as `question`, and the
+        `answer`.
     """
     train, held_out = [], []
     for phrasings, facts in TOPICS:
@@ -94,21 +96,21 @@ def statements(mask="[MASK]"):
                     "answer": answer,
                 }
                 (held_out if place == out else train).append(statement)
-    return train, held_out
+    return train, held_out[::3], [row for i, row in enumerate(held_out) if i % 3]
 
 
 def main(arguments=None):
-    """Write statements.jsonl and paraphrases.jsonl into a folder; exit 2 without one."""
+    """Write the three splits into a folder, a file each; exit 2 without one."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1:
         print("usage: python -m modeling_textae.data.statements FOLDER", file=sys.stderr)
         return 2
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
-    train, held_out = statements()
-    for name, rows in (("statements", train), ("paraphrases", held_out)):
+    splits = statements()
+    for name, rows in zip(FILES, splits, strict=True):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(f"{len(train)} statements, {len(held_out)} held out: {folder}")
+    print(f"{' + '.join(str(len(rows)) for rows in splits)} statements: {folder}")
     return 0
 
 

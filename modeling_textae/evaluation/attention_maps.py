@@ -5,7 +5,7 @@ import seaborn
 import torch
 from matplotlib import pyplot as plt
 
-from ..models.modeling_mlm_encoder import sinusoidal_positions
+from ..models.modeling_mlm_encoder import sinusoids
 
 
 @torch.no_grad()
@@ -46,7 +46,8 @@ def token_label(tokenizer, index):
     text = tokenizer.decode([index])
     if "\ufffd" in text:
         return tokenizer.convert_ids_to_tokens(index)
-    return text.strip() or repr(text)[1:-1].replace(" ", "␣")
+    shown = text.strip() or repr(text)[1:-1].replace(" ", "␣")
+    return shown.replace("$", r"\$")  # else matplotlib reads formulas
 
 
 def attention_rollout(weights):
@@ -124,6 +125,9 @@ def plot_grid(figure, maps, titles, tokens, columns, maximum=1.0):
             continue
         lowest = place + columns >= len(maps)
         plot_map(axis, maps[place], tokens, titles[place], maximum, place % columns == 0, lowest)
+    figure.supylabel("query: the token that asks", fontsize=9)
+    figure.supxlabel("key: the token that answers", fontsize=9)
+    figure.colorbar(axes[0, 0].collections[0], ax=axes, shrink=0.5, pad=0.01, label="weight")
 
 
 def plot_heads(weights, tokens, figure=None):
@@ -157,11 +161,11 @@ def plot_layers(weights, tokens, figure=None):
     return figure
 
 
-def plot_positions(length, hidden_size, figure=None):
+def plot_positions(length, hidden_size, theta=10000.0, figure=None):
     """Draw the table of sinusoidal positions.
 
     Args:
-        length, hidden_size (`int`): of the table.
+        length, hidden_size (`int`), theta (`float`, defaults to 10000): of the table.
         figure (*optional*): to draw into; by default a new one.
 
     Returns:
@@ -169,7 +173,7 @@ def plot_positions(length, hidden_size, figure=None):
     """
     figure = figure or plt.figure(figsize=(9, 3), layout="constrained")
     axis = figure.subplots()
-    table = sinusoidal_positions(length, hidden_size).numpy()
+    table = sinusoids(torch.arange(length), hidden_size, theta).numpy()
     step = max(hidden_size // 16, 1)
     seaborn.heatmap(
         table, ax=axis, vmin=-1, vmax=1, cmap="vlag", xticklabels=step, yticklabels=max(length // 8, 1),
@@ -183,24 +187,25 @@ def plot_positions(length, hidden_size, figure=None):
 
 def grid_size(rows, columns):
     """Inches of a grid of maps with room for the tokens' names."""
-    return 2.2 * columns + 1, 2.3 * rows + 1
+    return 2.2 * columns + 2, 2.3 * rows + 1.3
 
 
-def plot_attention(weights, tokens, hidden_size, path):
+def plot_attention(weights, tokens, path, sinusoidal=None):
     """Draw heads, layers, rollout and positions into one picture.
 
     Args:
         weights, tokens: of [`attention_weights`].
-        hidden_size (`int`): of the model.
         path: where to write the PNG.
+        sinusoidal (`tuple[int, float]`, *optional*): width and base of the model's sinusoids; none are drawn by default.
     """
     layers, heads = weights.shape[:2]
     width = max(grid_size(1, heads)[0], grid_size(1, layers)[0])
-    heights = [grid_size(layers, heads)[1], grid_size(2, layers)[1], 3.2]
+    heights = [grid_size(layers, heads)[1], grid_size(2, layers)[1], *([3.2] if sinusoidal else [])]
     figure = plt.figure(figsize=(width, sum(heights)), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
-    plot_heads(weights, tokens, top)
-    plot_layers(weights, tokens, middle)
-    plot_positions(max(len(tokens), 32), hidden_size, bottom)
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    plot_heads(weights, tokens, parts[0])
+    plot_layers(weights, tokens, parts[1])
+    if sinusoidal:
+        plot_positions(max(len(tokens), 32), *sinusoidal, figure=parts[2])
     figure.savefig(path, dpi=90)
     plt.close(figure)

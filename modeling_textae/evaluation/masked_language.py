@@ -9,6 +9,7 @@ import torch
 from transformers import pipeline
 
 from ..data.collators import example_generator, pad_rows
+from ..data.noise import check_rate
 from .metrics import share
 from .report import figure
 from .texts import batches
@@ -37,12 +38,17 @@ def mask_texts(texts, tokenizer, rate=0.15, seed=0):
         seed (`int`, defaults to 0).
 
     Returns:
-        `list[MaskedText]`, without empty texts.
+        `list[MaskedText]`, without texts that have nothing but special tokens, which are never hidden.
+
+    Raises:
+        ValueError: where the rate is no probability.
     """
+    check_rate(rate)
     masked = []
     for i, ids in enumerate(tokenizer(texts, add_special_tokens=False)["input_ids"]):
-        if ids:
-            draw = example_generator(seed, 0, i).random(len(ids))
+        draw = example_generator(seed, 0, i).random(len(ids))
+        draw[np.isin(ids, tokenizer.all_special_ids)] = 2.0  # never asked for
+        if len(ids) and draw.min() < 1:
             masked.append(MaskedText(np.array(ids), (draw < rate) | (draw == draw.min())))
     return masked
 
@@ -50,8 +56,10 @@ def mask_texts(texts, tokenizer, rate=0.15, seed=0):
 def mask_each_token(texts, tokenizer):
     """One [`MaskedText`] for each token of each text, with that token hidden alone."""
     masked = []
+    special = set(tokenizer.all_special_ids)
     for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-        masked += [MaskedText(np.array(ids), hidden) for hidden in np.eye(len(ids), dtype=bool)]
+        each = zip(ids, np.eye(len(ids), dtype=bool), strict=True)
+        masked += [MaskedText(np.array(ids), hidden) for token, hidden in each if token not in special]
     return masked
 
 
@@ -207,9 +215,15 @@ def filled_samples(model, tokenizer, passages, rate=0.15, number=3, seed=0):
     """
     samples = []
     for text in mask_texts(passages[:number], tokenizer, rate, seed):
-        shown = tokenizer.decode(np.where(text.hidden, tokenizer.mask_token_id, text.ids))
-        (filled,) = model.reconstruct([shown], tokenizer)
-        samples.append({"clean": tokenizer.decode(text.ids), "masked": shown, "filled": filled})
+        masked = torch.from_numpy(np.where(text.hidden, tokenizer.mask_token_id, text.ids))[None].to(model.device)
+        filled = model.fill_masks(masked, torch.ones_like(masked), tokenizer)
+        samples.append(
+            {
+                "clean": tokenizer.decode(text.ids),
+                "masked": tokenizer.decode(masked[0]),
+                "filled": tokenizer.decode(filled[0]),
+            }
+        )
     return samples
 
 

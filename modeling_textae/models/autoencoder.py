@@ -71,7 +71,12 @@ class TextAutoencoder(PreTrainedModel):
 
         Returns:
             `torch.Tensor` of shape `(batch,)`.
+
+        Raises:
+            TypeError: where the model has no bottleneck.
         """
+        if not self.has_bottleneck:
+            raise TypeError(f"{type(self).__name__} has no bottleneck: its vectors are not stored")
         return mask.sum(-1) * latents.shape[-1] * 8
 
 
@@ -81,7 +86,8 @@ def label_cross_entropy(logits, labels, num_items_in_batch=None, focal_gamma=0.0
     Args:
         logits (`torch.Tensor` of shape `(..., vocabulary)`).
         labels (`torch.LongTensor` of shape `(...)`): -100 where there is none.
-        num_items_in_batch (`int` or `torch.Tensor`, *optional*): the divisor; by default the labels here, at least 1.
+        num_items_in_batch (`int` or `torch.Tensor`, *optional*): the divisor; by default the labels here. At least 1 either
+            way: a step whose noise happened to hide nothing has no loss.
         focal_gamma (`float`, defaults to 0): exponent of the factor `(1 - p)`, which turns the loss to what is still
             wrong. Source: Lin et al. 2017, "Focal loss", equation 4, without class weights.
 
@@ -95,5 +101,5 @@ def label_cross_entropy(logits, labels, num_items_in_batch=None, focal_gamma=0.0
     if focal_gamma:
         loss = loss * (1 - torch.exp(-loss)).clamp(min=0) ** focal_gamma
     if num_items_in_batch is None:
-        num_items_in_batch = (labels != -100).sum().clamp(min=1)
-    return loss.sum() / num_items_in_batch
+        num_items_in_batch = (labels != -100).sum()
+    return loss.sum() / torch.as_tensor(num_items_in_batch, device=loss.device).clamp(min=1)

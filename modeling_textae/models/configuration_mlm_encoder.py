@@ -18,7 +18,7 @@ class MlmEncoderConfig(PreTrainedConfig):
     """Shape of the classic Transformer encoder: embeddings and sinusoids in, attention and feed-forward layers, scores out.
 
     Source: Vaswani et al. 2017, "Attention is all you need", section 3; the preset `seed` has the sizes of the original system,
-    `nano` trains on two CPU cores in minutes, `base` has the sizes of the paper's encoder at twice its depth.
+    `nano` trains on two CPU cores in minutes, `base` has BERT's sizes.
 
     Args:
         vocab_size (`int`, defaults to 8192): tokens, special ones included.
@@ -37,7 +37,8 @@ class MlmEncoderConfig(PreTrainedConfig):
         offset_heads (`bool`, defaults to `True`): begin with first-layer heads that attend to one neighbour each, instead of
             random ones; a matter of initial weights only.
         sparse_prediction (`bool`, defaults to `True`): while training with labels, compute scores only where there is a
-            label: `logits` then has the shape `(labels, vocab_size)`. The loss is the same.
+            label: `logits` then has the shape `(labels, vocab_size)`. The loss is the same. The number of labels is known only
+            when they are there, so a whole graph for `torch.compile` needs `False`.
         tie_word_embeddings (`bool`, defaults to `True`): the output weights are the embeddings.
 
     Raises:
@@ -68,7 +69,7 @@ class MlmEncoderConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     offset_heads: bool = True
     sparse_prediction: bool = True
-    pad_token_id: int | None = 0
+    pad_token_id: int = 0
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):

@@ -23,23 +23,22 @@ from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
 from .configuration_mlm_encoder import MlmEncoderConfig
 
 
-def sinusoidal_positions(length, hidden_size, theta=10000.0, device=None):
-    """The table of sinusoidal positions: sines in even channels, cosines of the same angles in odd ones.
+def sinusoids(positions, hidden_size, theta=10000.0):
+    """Sinusoidal positions: sines in even channels, cosines of the same angles in odd ones, computed in float32.
 
     Source: Vaswani et al. 2017, section 3.5.
 
     Args:
-        length (`int`): positions from 0.
+        positions (`torch.Tensor` of any shape): whole or fractional.
         hidden_size (`int`): even number of channels.
         theta (`float`, defaults to 10000): base of the wavelengths, which run from 2π to nearly 2π·theta.
-        device (`torch.device`, *optional*).
 
     Returns:
-        `torch.FloatTensor` of shape `(length, hidden_size)`.
+        `torch.FloatTensor` of shape `(*positions.shape, hidden_size)`.
     """
-    exponent = torch.arange(0, hidden_size, 2, device=device, dtype=torch.float32) / hidden_size
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * theta**-exponent
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+    exponent = torch.arange(0, hidden_size, 2, device=positions.device, dtype=torch.float32) / hidden_size
+    angles = positions[..., None].float() * theta**-exponent
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
 
 # Initial attention score of a head of the first layer at its offset, before noise: about as much as the few places beside it
@@ -98,14 +97,15 @@ class MlmEncoderEmbeddings(nn.Module):
         """
         states = self.tokens(input_ids) if inputs_embeds is None else inputs_embeds
         states = states * self.config.hidden_size**0.5
-        length = states.shape[1]
-        if position_ids is None and attention_mask is not None:
-            # Positions count from a text's first token, on whichever side its padding is.
-            position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        elif position_ids is not None:
-            length = max(length, int(position_ids.max()) + 1)
-        table = sinusoidal_positions(length, states.shape[-1], self.config.position_theta, states.device)
-        positions = table[None] if position_ids is None else nn.functional.embedding(position_ids, table)
+        width, theta = states.shape[-1], self.config.position_theta
+        if position_ids is not None:
+            positions = sinusoids(position_ids, width, theta)
+        else:
+            positions = sinusoids(torch.arange(states.shape[1], device=states.device), width, theta)
+            if attention_mask is not None:
+                # Positions count from a text's first token, on whichever side its padding is.
+                place = ((attention_mask != 0).cumsum(-1) - 1).clamp(min=0)
+                positions = nn.functional.embedding(place, positions)
         return self.dropout(states + positions.to(states.dtype))
 
 
@@ -280,7 +280,7 @@ class MlmEncoderModel(MlmEncoderPreTrainedModel):
         if not (input_ids if inputs_embeds is None else inputs_embeds).shape[1]:
             raise ValueError("there is nothing to encode: no text of the batch has a token")
         if attention_mask is None and input_ids is not None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
+            attention_mask = input_ids != self.config.pad_token_id
         states = self.embeddings(input_ids, attention_mask, position_ids, inputs_embeds)
         mask = create_bidirectional_mask(self.config, states, attention_mask)
         for layer in self.layers:
@@ -353,6 +353,7 @@ class MlmEncoderForMaskedLM(MlmEncoderPreTrainedModel):
         outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         states = asked = outputs.last_hidden_state
         if labels is not None and self.training and self.config.sparse_prediction:
+            labels = labels.to(states.device)
             labelled = labels != -100
             asked, labels = states[labelled], labels[labelled]
         logits = self.lm_head(asked)
@@ -365,8 +366,31 @@ class MlmEncoderForMaskedLM(MlmEncoderPreTrainedModel):
         )
 
     @torch.no_grad()
+    def fill_masks(self, input_ids, attention_mask, tokenizer):
+        """Fill masks, the surest first: each round fills one mask of each text and looks again.
+
+        Args:
+            input_ids, attention_mask (`torch.LongTensor` of shape `(batch, length)`).
+            tokenizer: names the mask, and the special tokens and ids beyond its vocabulary, which are no answers.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`.
+        """
+        training = self.training
+        self.eval()
+        no_answer = [*tokenizer.all_special_ids, *range(len(tokenizer), self.config.vocab_size)]
+        no_answer = torch.tensor(no_answer, device=self.device)
+        while (hidden := (input_ids == tokenizer.mask_token_id) & (attention_mask != 0)).any():
+            logits = self(input_ids, attention_mask).logits.float()
+            sureness, best = logits.index_fill(-1, no_answer, -torch.inf).log_softmax(-1).max(-1)
+            surest = sureness.masked_fill(~hidden, -torch.inf).argmax(-1, keepdim=True)
+            chosen = hidden & torch.zeros_like(hidden).scatter(1, surest, True)
+            input_ids = torch.where(chosen, best, input_ids)
+        self.train(training)
+        return input_ids
+
     def reconstruct(self, texts, tokenizer, batch_size=32):
-        """Fill the masks of texts, the surest first: each round fills one mask of each text and looks again.
+        """Fill the masks of texts, as [`fill_masks`] does.
 
         Args:
             texts (`list[str]`): with any number of the tokenizer's mask token in each.
@@ -374,21 +398,12 @@ class MlmEncoderForMaskedLM(MlmEncoderPreTrainedModel):
             batch_size (`int`, defaults to 32): texts at once.
 
         Returns:
-            `list[str]`: the texts with a token in place of each mask; no mask is filled with a special token.
+            `list[str]`: the texts with a token in place of each mask.
         """
-        training = self.training
-        self.eval()
-        special = torch.tensor(tokenizer.all_special_ids, device=self.device)
         filled = []
         for start in range(0, len(texts), batch_size):
             inputs = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt").to(self.device)
-            ids, mask = inputs["input_ids"], inputs["attention_mask"]
-            while (hidden := (ids == tokenizer.mask_token_id) & (mask != 0)).any():
-                scores = self(ids, mask).logits.float().index_fill(-1, special, -torch.inf).log_softmax(-1)
-                sureness, best = scores.max(-1)
-                surest = sureness.masked_fill(~hidden, -torch.inf).argmax(-1, keepdim=True)
-                chosen = hidden & torch.zeros_like(hidden).scatter(1, surest, True)
-                ids = torch.where(chosen, best, ids)
+            mask = inputs["attention_mask"]
+            ids = self.fill_masks(inputs["input_ids"], mask, tokenizer)
             filled += [tokenizer.decode(row[real != 0]) for row, real in zip(ids, mask, strict=True)]
-        self.train(training)
         return filled

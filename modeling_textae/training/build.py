@@ -69,21 +69,22 @@ def make_tokenizer(recipe, documents, checkpoint=None):
         A tokenizer.
 
     Raises:
-        ValueError: where it has more tokens than the configuration's `vocab_size`, or the text too few.
+        ValueError: where its tokens are not as many as the configuration's `vocab_size`.
         OSError: where there is none of that name.
     """
     kind, named = recipe.family.tokenizer, checkpoint or recipe.model.initial_checkpoint or recipe.model.tokenizer
     if not hasattr(kind, "train"):
         return kind()
     if not named:
-        texts = (example["text"] for example in documents)
+        texts = (example["text"] for example in documents if example["text"])
         if recipe.data.streaming:
             texts = islice(texts, STREAMED_TOKENIZER_DOCUMENTS)
         return kind.train(texts, recipe.config.vocab_size)
     tokenizer = AutoTokenizer.from_pretrained(named)
-    if len(tokenizer) > recipe.config.vocab_size:
+    if len(tokenizer) != recipe.config.vocab_size:
         raise ValueError(
-            f"the tokenizer {named!r} has {len(tokenizer)} tokens, more than vocab_size {recipe.config.vocab_size}"
+            f"the tokenizer {named!r} has {len(tokenizer)} tokens, vocab_size is {recipe.config.vocab_size}: give that size "
+            "in --config"
         )
     return tokenizer
 
@@ -105,6 +106,7 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     """
     data, training, family = recipe.data, recipe.training, recipe.family
     tokenizer = make_tokenizer(recipe, corpus.documents, checkpoint)
+    recipe.config.pad_token_id = tokenizer.pad_token_id
     set_seed(training.seed)
     if make_model is not None:
         model = make_model(tokenizer)

@@ -58,7 +58,8 @@ FAMILIES = {
         MlmEncoderForMaskedLM,
         MlmEncoderMaskingCollator,
         collator_fields=("whole_words",),
-        defaults={"noise": "fixed", "noise_rate": 0.15},
+        # Under control, a few masks always stay: without any there is no loss to control by.
+        defaults={"noise": "fixed", "noise_rate": 0.15, "noise_minimum": 0.05, "loss_setpoint": 4.0},
     ),
 }
 
@@ -219,6 +220,12 @@ class Recipe:
         fields |= {name: getattr(self.training, name) for name in DECISIVE}
         return json.loads(json.dumps(fields, default=str))
 
+    def differing(self, begun):
+        """What differs from the fields of an earlier run, a sentence each; a field younger than the run had its default."""
+        defaults = {f.name: f.default for part in PARTS for f in dataclasses.fields(part)}
+        there = {name: begun.get(name, defaults[name]) for name in self.fields()}
+        return [f"{n} ({there[n]} there, {v} here)" for n, v in self.fields().items() if there[n] != v]
+
 
 def parse_recipe(arguments=None):
     """Read a recipe from a command line: a YAML file first, if any, then fields that override it.
@@ -234,7 +241,9 @@ def parse_recipe(arguments=None):
         FileNotFoundError: for files that are not there.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(PARTS, description="Pretrain a text autoencoder: RECIPE.yaml [--field value ...]")
+    parser = HfArgumentParser(
+        PARTS, description="Pretrain a text autoencoder: RECIPE.yaml [--field value ...]", allow_abbrev=False
+    )
     fields = {}
     if arguments and not arguments[0].startswith("-"):
         fields = read_recipe_file(arguments.pop(0), parser)
@@ -319,6 +328,8 @@ def check(model, data, noise, training):
         )
     if noise.whole_words and "whole_words" not in family.collator_fields:
         raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
+    if model.tokenizer and model.initial_checkpoint:
+        raise ValueError("initial_checkpoint brings its tokenizer: leave --tokenizer out")
     if model.tokenizer and not hasattr(family.tokenizer, "train"):
         raise ValueError(f"family {model.family!r} has one tokenizer for all texts: leave --tokenizer out")
     noise.callbacks()
@@ -350,17 +361,15 @@ def check_resumed(recipe):
         ValueError: naming the fields that differ.
     """
     path = Path(recipe.training.output_dir) / "recipe.json"
-    fields = recipe.fields()
     if path.is_file():
-        begun = json.loads(path.read_text())
-        differing = [f"{n} ({begun.get(n)} there, {v} here)" for n, v in fields.items() if begun.get(n) != v]
+        differing = recipe.differing(json.loads(path.read_text()))
         if differing:
             raise ValueError(
                 f"{recipe.training.output_dir!r} holds a run of another recipe: {', '.join(differing)}; give these fields as "
                 "they were, or another --output_dir"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fields, indent=2) + "\n")
+    path.write_text(json.dumps(recipe.fields(), indent=2) + "\n")
 
 
 def config_fields(text, config_class):
