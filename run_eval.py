@@ -136,6 +136,8 @@ def held_out_passages(arguments, texts=None):
 
 def reconstruct(arguments):
     """Teacher-forced and free-running accuracy, and accuracy on hidden bytes, beside a control without memory."""
+    for path in [*arguments.data_file, *arguments.train_file, *([arguments.questions] if arguments.questions else [])]:
+        file_format(path)  # before anything is fetched
     if AutoConfig.from_pretrained(arguments.checkpoint).model_type == MlmEncoderConfig.model_type:
         return masked_tokens(arguments)
     for name in ("questions", "train_file"):
@@ -153,7 +155,6 @@ def reconstruct(arguments):
 
 def answered_questions(arguments):
     """Share of questions whose answer is the model's first choice, and those that it gets wrong."""
-    file_format(arguments.questions)
     asked = load_dataset("json", data_files=arguments.questions, split="train")
     if not {"question", "answer"} <= set(asked.column_names):
         raise ValueError(f"{arguments.questions} needs the columns question and answer, not only {asked.column_names}")
