@@ -45,6 +45,15 @@ def test_masks_are_seeded_and_at_least_one_a_text(tokenizer):
     assert all(m.hidden.sum() == 1 for m in mask_texts(TEXTS, tokenizer, rate=0.0))
 
 
+def test_special_tokens_in_a_text_are_never_asked_for(tokenizer):
+    masked = mask_texts(["a [MASK] b", "[MASK]"], tokenizer, rate=1.0)
+    assert len(masked) == 1
+    assert masked[0].hidden.tolist() == [True, False, True, True]
+    assert len(mask_each_token(["a [MASK] b", "[MASK]"], tokenizer)) == 3
+    with pytest.raises(ValueError, match="noise rate 15"):
+        mask_texts(TEXTS, tokenizer, rate=15)
+
+
 def test_each_token_is_hidden_once(tokenizer):
     masked = mask_each_token(TEXTS[:1], tokenizer)
     assert len(masked) == len(TEXTS[0])

@@ -151,6 +151,14 @@ def test_any_length_runs(tokenizer):
     assert "positions" not in " ".join(model.state_dict())
 
 
+def test_latents_without_a_bottleneck_have_no_price():
+    model = build(textae.MlmEncoderForMaskedLM)
+    with pytest.raises(TypeError, match="has no bottleneck"):
+        model.latent_bits(torch.zeros(1, 3, 32), torch.ones(1, 3))
+    with pytest.raises(TypeError, match="names no scale"):
+        model.round_latents(torch.zeros(1, 3, 32))
+
+
 @torch.no_grad()
 def test_padding_is_known_by_its_id_without_a_mask(tokenizer):
     model = build(textae.MlmEncoderModel)
@@ -187,11 +195,12 @@ def test_sparse_prediction_changes_neither_loss_nor_gradient():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("number", [None, 0, torch.tensor(0)])
 @pytest.mark.parametrize("sparse", [True, False])
-def test_a_batch_without_any_mask_has_no_loss_and_no_nan(tokenizer, sparse):
+def test_a_batch_without_any_mask_has_no_loss_and_no_nan(tokenizer, sparse, number):
     model = build(textae.MlmEncoderForMaskedLM, sparse_prediction=sparse).train()
     ids = tokenizer(TEXTS[1], return_tensors="pt")["input_ids"]
-    loss = model(ids, labels=torch.full_like(ids, -100)).loss
+    loss = model(ids, labels=torch.full_like(ids, -100), num_items_in_batch=number).loss
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -203,6 +212,11 @@ def test_the_surest_mask_is_filled_first(tokenizer):
         model.lm_head.bias[[tokenizer.pad_token_id, tokenizer.mask_token_id]] = 99.0  # never an answer
     texts = ["a [MASK] in [MASK][MASK]", "nothing hidden", "", "[MASK]"]
     filled = model.reconstruct(texts, tokenizer, batch_size=2)
+    bigger = build(textae.MlmEncoderForMaskedLM, vocab_size=300)
+    with torch.no_grad():
+        bigger.lm_head.bias[258:] = 99.0  # ids that the tokenizer does not have
+    assert "[MASK]" not in bigger.reconstruct(texts, tokenizer)[0]
+    assert len(bigger.reconstruct(["[MASK]" * 5], tokenizer)[0].encode()) >= 5
     assert model.training
     model.eval()
     expected = []

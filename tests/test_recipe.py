@@ -79,6 +79,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--streaming", "true"], "give --max_steps"),
         (["--streaming", "true", "--max_steps", "5", "--dataloader_num_workers", "2"], "--dataloader_num_workers 0"),
         (["--whole_words", "true"], "cannot mask whole_words"),
+        (["--tokenizer", "somewhere", "--initial_checkpoint", "else"], "brings its tokenizer"),
         (["--tokenizer", "somewhere"], "has one tokenizer for all texts"),
         (["--noise", "white"], "'white' is unknown: accepted are pid, linear and fixed"),
         (["--noise_rate", "1.5"], "outside the bounds"),
@@ -113,6 +114,21 @@ def test_a_run_is_not_continued_under_another_recipe(tmp_path):
         check_resumed(parse_recipe([*arguments, "--lr_scheduler_type", "cosine"]))
     with pytest.raises(ValueError, match=r"loss_setpoint \(0.3 there, 0.4 here\)"):
         check_resumed(parse_recipe([*arguments, "--loss_setpoint", "0.4"]))
+
+
+def test_runs_older_than_a_field_had_its_default(tmp_path):
+    arguments = ["--output_dir", str(tmp_path), "--max_steps", "5"]
+    check_resumed(parse_recipe(arguments))
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "whole_words"}))
+    check_resumed(parse_recipe(arguments))
+    with pytest.raises(ValueError, match=r"whole_words \(False there, True here\)"):
+        check_resumed(parse_recipe([*arguments, "--family", "mlm_encoder", "--whole_words", "true"]))
+
+
+def test_abbreviated_fields_are_refused():
+    with pytest.raises(ValueError, match="unknown field 'fam'; did you mean"):
+        parse_recipe(["--fam", "mlm_encoder"])
 
 
 def test_a_checkpoint_of_another_shape_is_no_start(tmp_path):

@@ -220,6 +220,13 @@ def test_corpora_too_small_for_a_step_are_refused():
         NumberedBatchSampler(NumberedDataset(TEXTS), batch_size=16, batches_per_step=4)
 
 
+def test_control_that_takes_every_mask_away_stays_finite(tmp_path):
+    trainer = train(tmp_path, family="mlm_encoder", setpoint=0.5, max_steps=10)
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert min(log["noise_rate"] for log in logs) == 0
+    assert all(log["loss"] >= 0 and log["noise_rate"] >= 0 for log in logs)  # NaN is neither
+
+
 def test_transformers_own_trainer_and_collator_train_the_mlm_encoder(tmp_path):
     tokenizer = textae.MlmEncoderTokenizer()
     dataset = datasets.Dataset.from_dict({"text": TEXTS}).map(
