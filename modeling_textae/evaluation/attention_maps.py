@@ -207,5 +207,5 @@ def plot_attention(weights, tokens, path, sinusoidal=None):
     plot_layers(weights, tokens, parts[1])
     if sinusoidal:
         plot_positions(max(len(tokens), 32), *sinusoidal, figure=parts[2])
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
