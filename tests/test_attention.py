@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from modeling_textae.models.attention import apply_rotary, eager_attention_forward, rotary_table
+from modeling_textae.models.attention import (
+    WRITTEN_OUT_KEYS,
+    apply_rotary,
+    attention_implementation,
+    eager_attention_forward,
+    rotary_table,
+)
 
 
 def test_rotary_equals_complex_multiplication():
@@ -38,3 +44,18 @@ def test_eager_attention_equals_torchs(additive):
     torch.testing.assert_close(output, expected.transpose(1, 2))
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 5))
     assert weights.masked_select(~mask.expand_as(weights)).abs().max() < 1e-6
+
+
+def test_attention_is_written_out_where_that_trains_faster():
+    def chosen(dtype=torch.bfloat16, keys=64, training=True, implementation="sdpa", mask=None, is_causal=False):
+        module = nn.Module()
+        module.is_causal = is_causal
+        query, key = torch.zeros(1, 2, 5, 8, dtype=dtype, requires_grad=training), torch.zeros(1, 2, keys, 8)
+        return attention_implementation(implementation, module, query, key, mask)
+
+    assert chosen() == chosen(keys=WRITTEN_OUT_KEYS) == "eager"
+    assert chosen(keys=WRITTEN_OUT_KEYS + 1) == chosen(training=False) == chosen(dtype=torch.float32) == "sdpa"
+    assert chosen(implementation="flex_attention") == "flex_attention"
+    # Without a mask, written-out attention would show a causal module the future.
+    assert chosen(is_causal=True) == "sdpa"
+    assert chosen(is_causal=True, mask=torch.ones(1, 1, 5, 64, dtype=torch.bool)) == "eager"

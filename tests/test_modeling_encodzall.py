@@ -6,7 +6,7 @@ from transformers import pipeline
 
 import modeling_textae as textae
 from modeling_textae.data.collators import EncodzallMaskingCollator
-from modeling_textae.models.attention import eager_attention_forward, rotary_table
+from modeling_textae.models.attention import rotary_table
 from modeling_textae.models.autoencoder import label_cross_entropy
 
 
@@ -387,17 +387,3 @@ def test_grouped_heads_are_a_quarter_and_a_half():
 def test_impossible_sizes_are_refused(fields, message):
     with pytest.raises(Exception, match=message):
         textae.EncodzallConfig(**fields)
-
-
-def test_short_blocks_take_the_written_out_attention(monkeypatch, tokenizer):
-    called = []
-
-    def spy(*args, **kwargs):
-        called.append(args[2].shape[-2])
-        return eager_attention_forward(*args, **kwargs)
-
-    monkeypatch.setattr("modeling_textae.models.modeling_encodzall.eager_attention_forward", spy)
-    model = build(textae.EncodzallModel)
-    assert model.config._attn_implementation == "sdpa"
-    model(**encode(tokenizer, [TEXTS[1] * 100]))
-    assert called == [64]  # encoder 1's rows; the text's 400 words go to the fused kernel
