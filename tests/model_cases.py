@@ -47,15 +47,27 @@ def encodzall_config(**fields):
     return textae.EncodzallConfig(**sizes | {"num_word_layers": 1, "initializer_range": 0.1} | fields)
 
 
-def encodzall_inputs(texts, padding_side="right"):
-    return dict(textae.EncodzallTokenizer()(texts, padding=True, padding_side=padding_side, return_tensors="pt"))
+def text_inputs(tokenizer_class):
+    """How a class of tokenizer makes inputs of texts."""
+
+    def inputs(texts, padding_side="right"):
+        return dict(tokenizer_class()(texts, padding=True, padding_side=padding_side, return_tensors="pt"))
+
+    return inputs
 
 
-def encodzall_training_inputs(texts, padding_side="right"):
-    """Masked texts and their labels; the noise of a text depends on the text alone."""
-    collator = EncodzallMaskingCollator(textae.EncodzallTokenizer(), rate=0.3, seed=1)
-    batch = collator([{"text": text, "index": sum(text.encode())} for text in texts])
-    return padded_on(padding_side, batch, ("input_ids", "attention_mask", "word_index"))
+def masked_inputs(tokenizer_class, collator_class, padded):
+    """How a collator makes masked texts and their labels; the masks of a text depend on the text alone.
+
+    `padded` are the names of what is padded with the inputs: when these are padded on the left, they are too.
+    """
+
+    def inputs(texts, padding_side="right"):
+        collator = collator_class(tokenizer_class(), rate=0.3, seed=1)
+        batch = collator([{"text": text, "index": sum(text.encode())} for text in texts])
+        return padded_on(padding_side, batch, padded)
+
+    return inputs
 
 
 def padded_on(side, batch, names):
@@ -73,19 +85,17 @@ def mlm_encoder_config(**fields):
     return textae.MlmEncoderConfig(**sizes | rest | fields)
 
 
-def mlm_encoder_inputs(texts, padding_side="right"):
-    return dict(textae.MlmEncoderTokenizer()(texts, padding=True, padding_side=padding_side, return_tensors="pt"))
-
-
-def mlm_encoder_training_inputs(texts, padding_side="right"):
-    """Masked texts and their labels; the masks of a text depend on the text alone."""
-    collator = MlmEncoderMaskingCollator(textae.MlmEncoderTokenizer(), rate=0.3, seed=1)
-    batch = collator([{"text": text, "index": sum(text.encode())} for text in texts])
-    return padded_on(padding_side, batch, list(batch))
-
-
 ENCODZALL_FILES = ("configuration_encodzall", "modeling_encodzall", "tokenization_encodzall")
 MLM_ENCODER_FILES = ("configuration_mlm_encoder", "modeling_mlm_encoder", "tokenization_mlm_encoder")
+
+encodzall_inputs = text_inputs(textae.EncodzallTokenizer)
+encodzall_training_inputs = masked_inputs(
+    textae.EncodzallTokenizer, EncodzallMaskingCollator, ("input_ids", "attention_mask", "word_index")
+)
+mlm_encoder_inputs = text_inputs(textae.MlmEncoderTokenizer)
+mlm_encoder_training_inputs = masked_inputs(
+    textae.MlmEncoderTokenizer, MlmEncoderMaskingCollator, ("input_ids", "attention_mask", "labels")
+)
 
 CASES = [
     ModelCase(

@@ -31,6 +31,11 @@ def pad_rows(rows, fill):
     return torch.from_numpy(matrix)
 
 
+def padding_mask(rows):
+    """1 where a row of ids, padded as by [`pad_rows`], has one, and 0 on its padding."""
+    return pad_rows([np.ones(len(row), dtype=np.int64) for row in rows], 0)
+
+
 class EncodzallMaskingCollator:
     """Tokenizes texts, masks words and characters, and labels them with the clean text.
 
@@ -182,9 +187,8 @@ class MlmEncoderMaskingCollator:
             )
             inputs.append(masked[0].numpy())
             labels.append(asked[0].numpy())
-        lengths = torch.tensor([len(row) for row in inputs])
         return {
             "input_ids": pad_rows(inputs, self.tokenizer.pad_token_id),
-            "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+            "attention_mask": padding_mask(inputs),
             "labels": pad_rows(labels, -100),
         }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import pipeline
 
-from ..data.collators import example_generator, pad_rows
+from ..data.collators import example_generator, pad_rows, padding_mask
 from ..data.noise import check_rate
 from .metrics import share
 from .report import figure
@@ -110,10 +110,8 @@ def model_scores(model, tokenizer, masked, batch_size=32):
     for _, batch in batches(masked, batch_size, "masked tokens"):
         shown = [np.where(text.hidden, tokenizer.mask_token_id, text.ids) for text in batch]
         labels = pad_rows([np.where(text.hidden, text.ids, -100) for text in batch], -100).to(model.device)
-        lengths = torch.tensor([len(ids) for ids in shown])
-        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-        inputs = pad_rows(shown, tokenizer.pad_token_id)
-        logits = model(input_ids=inputs.to(model.device), attention_mask=mask.to(model.device)).logits
+        inputs, mask = pad_rows(shown, tokenizer.pad_token_id).to(model.device), padding_mask(shown).to(model.device)
+        logits = model(input_ids=inputs, attention_mask=mask).logits
         asked = labels != -100
         logits, labels = logits[asked].float(), labels[asked]
         scores.append(logits.log_softmax(-1).gather(1, labels[:, None])[:, 0].cpu().numpy())

@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .config_checks import check_positive, check_rates, check_sizes
+
 LAYERS = ("num_byte_layers", "num_word_layers", "num_decoder_layers", "num_word_decoder_layers")
 AUTO_MAP = {
     "AutoConfig": "configuration_encodzall.EncodzallConfig",
@@ -119,22 +121,10 @@ class EncodzallConfig(PreTrainedConfig):
     def validate_sizes(self):
         """Refuse sizes that no model can have; called by the base class with its other validations."""
         heads = self.num_attention_heads
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "word_mask_length",
-            *LAYERS,
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is too small: accepted is 1 and above")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is no rate: accepted are 0 to below 1")
-        for name in ("rope_theta", "norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} {getattr(self, name)} must be above 0")
+        sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "word_mask_length")
+        check_sizes(self, (*sizes, *LAYERS))
+        check_rates(self, ("dropout", "attention_dropout"))
+        check_positive(self, ("rope_theta", "norm_eps", "initializer_range"))
         for name in ("sequence_loss_weight", "word_loss_weight", "focal_gamma"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} is negative: accepted are 0 and above")

@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .config_checks import check_positive, check_rates, check_sizes
+
 AUTO_MAP = {
     "AutoConfig": "configuration_mlm_encoder.MlmEncoderConfig",
     "AutoTokenizer": (None, "tokenization_mlm_encoder.MlmEncoderTokenizer"),
@@ -79,16 +81,11 @@ class MlmEncoderConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Refuse sizes that no model can have; called by the base class with its other validations."""
-        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is too small: accepted is 1 and above")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is no rate: accepted are 0 to below 1")
-        for name in ("position_theta", "norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} {getattr(self, name)} must be above 0")
+        check_sizes(
+            self, ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        )
+        check_rates(self, ("dropout", "attention_dropout"))
+        check_positive(self, ("position_theta", "norm_eps", "initializer_range"))
         if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be even and split into {self.num_attention_heads} heads: give a "

@@ -355,12 +355,6 @@ class EncodzallModel(EncodzallPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self):
-        return self.embed_tokens
-
-    def set_input_embeddings(self, value):
-        self.embed_tokens = value
-
     def pool(self, values, segments, num_segments):
         """Pool bytes, shape `(bytes, hidden_size)`, to words, shape `(num_segments, hidden_size)`."""
         if self.learned_pooling is not None:

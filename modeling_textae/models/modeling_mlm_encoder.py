@@ -201,6 +201,7 @@ class MlmEncoderPreTrainedModel(TextAutoencoder):
     has_bottleneck = False
     has_decoder = False
     supports_gradient_checkpointing = True
+    _input_embed_layer = "tokens"  # of `embeddings`
     _no_split_modules = ["MlmEncoderLayer"]
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -247,12 +248,6 @@ class MlmEncoderModel(MlmEncoderPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps) if config.norm_first else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self):
-        return self.embeddings.tokens
-
-    def set_input_embeddings(self, value):
-        self.embeddings.tokens = value
 
     @merge_with_config_defaults
     @capture_outputs
@@ -315,12 +310,6 @@ class MlmEncoderForMaskedLM(MlmEncoderPreTrainedModel):
         self.model = MlmEncoderModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
-
-    def get_output_embeddings(self):
-        return self.lm_head
-
-    def set_output_embeddings(self, value):
-        self.lm_head = value
 
     def encode(self, input_ids, attention_mask=None):
         """Return the tokens' vectors, shape `(batch, length, hidden_size)`; arguments as of [`MlmEncoderModel`]."""

@@ -1,0 +1,22 @@
+"""Checks that the families' configurations share: each raises a ValueError that names the field and what is accepted."""
+
+
+def check_sizes(config, names):
+    """Refuse named fields below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} {getattr(config, name)} is too small: accepted is 1 and above")
+
+
+def check_rates(config, names):
+    """Refuse named fields that are no rate of what may be dropped: all of it may not."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} {getattr(config, name)} is no rate: accepted are 0 to below 1")
+
+
+def check_positive(config, names):
+    """Refuse named fields that are 0, negative or no number."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} {getattr(config, name)} must be above 0")
