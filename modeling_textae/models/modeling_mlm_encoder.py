@@ -215,11 +215,8 @@ class MlmEncoderPreTrainedModel(TextAutoencoder):
     def _init_weights(self, module):
         super()._init_weights(module)
         config = self.config
-        if isinstance(module, nn.Embedding):
-            # Of unit variance once scaled, like the sinusoids.
-            init.normal_(module.weight, std=config.hidden_size**-0.5)
-        elif hasattr(module, "offset_role"):
-            # On the projection itself: of custom models, transformers initialises no module without parameters of its own.
+        # On the projection itself: of custom models, transformers initialises no module without parameters of its own.
+        if hasattr(module, "offset_role"):
             heads, width = config.num_attention_heads, config.hidden_size
             query, key = offset_projections(heads, width // heads, width, config.position_theta)
             init.copy_(module.weight, query if module.offset_role == "query" else key)
