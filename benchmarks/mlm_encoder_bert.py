@@ -35,7 +35,7 @@ RECIPE = str(ROOT / "recipes" / "mlm-encoder-nano.yaml")
 OUTPUT = Path("runs/mlm-encoder-bert")
 MODELS = ("mlm", "bert")
 LEARNING_RATES = (7.5e-4, 1.5e-3, 3e-3)
-# Long enough that BERT has left the plateau on which it tells tokens by their frequency alone.
+# Long enough to tell rates apart, though BERT has not quite left the plateau of token frequencies by then.
 TUNING = ("--max_steps", "1500")
 BEST_RATES = {"mlm": 3e-3, "bert": 1.5e-3}  # what `tune` found
 

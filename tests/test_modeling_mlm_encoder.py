@@ -288,3 +288,10 @@ def test_first_heads_begin_by_attending_to_one_neighbour_each():
     assert (second[0].argmax(-1)[:, middle] == middle).float().mean() < 0.5
     model = build(textae.MlmEncoderModel, hidden_size=128, offset_heads=False)
     assert model.layers[0].attention.q_proj.weight.std().item() == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("std", [0.02, 0.5])
+def test_token_vectors_begin_as_strong_as_the_configuration_says(std):
+    model = build(textae.MlmEncoderForMaskedLM, hidden_size=128, embedding_initializer_range=std)
+    assert model.get_input_embeddings().weight.std().item() == pytest.approx(std, rel=0.05)
+    assert model.lm_head.weight.std().item() == pytest.approx(std, rel=0.05)

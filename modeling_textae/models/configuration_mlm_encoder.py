@@ -34,9 +34,10 @@ class MlmEncoderConfig(PreTrainedConfig):
         norm_eps (`float`, defaults to 1e-5): added to the variance in layer norms.
         dropout (`float`, defaults to 0.1): rate on embeddings and on each sub-layer's output.
         attention_dropout (`float`, defaults to 0.1): rate on attention weights.
-        initializer_range (`float`, defaults to 0.02): standard deviation of initial matrices, embeddings included. These are
-            scaled by the root of `hidden_size`, and still begin weaker than the sinusoids: as strong as them, their noise
-            would take a small model thousands of steps to unlearn.
+        initializer_range (`float`, defaults to 0.02): standard deviation of initial matrices.
+        embedding_initializer_range (`float`, defaults to 0.02): standard deviation of initial token vectors, before they are
+            scaled by the root of `hidden_size`. At its inverse they are as strong as the sinusoids, which is noise that a small
+            model of much text takes thousands of steps to unlearn, and what a tiny one learns by heart best from.
         offset_heads (`bool`, defaults to `True`): begin with first-layer heads that attend to one neighbour each, instead of
             random ones; a matter of initial weights only.
         sparse_prediction (`bool`, defaults to `True`): while training with labels, compute scores only where there is a
@@ -70,6 +71,7 @@ class MlmEncoderConfig(PreTrainedConfig):
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
     initializer_range: float = 0.02
+    embedding_initializer_range: float = 0.02
     offset_heads: bool = True
     sparse_prediction: bool = True
     pad_token_id: int = 0
@@ -86,7 +88,7 @@ class MlmEncoderConfig(PreTrainedConfig):
             self, ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         )
         check_rates(self, ("dropout", "attention_dropout"))
-        check_positive(self, ("position_theta", "norm_eps", "initializer_range"))
+        check_positive(self, ("position_theta", "norm_eps", "initializer_range", "embedding_initializer_range"))
         if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be even and split into {self.num_attention_heads} heads: give a "
@@ -99,7 +101,7 @@ class MlmEncoderConfig(PreTrainedConfig):
     def seed(cls, **kwargs):
         """The original's sizes: width 32, two layers, four heads, feed-forward 64; the vocabulary is the corpus's."""
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-        return cls(**sizes | {"vocab_size": 512} | kwargs)
+        return cls(**sizes | {"vocab_size": 512, "embedding_initializer_range": 32**-0.5} | kwargs)
 
     @classmethod
     def nano(cls, **kwargs):

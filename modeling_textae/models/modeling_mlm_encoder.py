@@ -215,8 +215,10 @@ class MlmEncoderPreTrainedModel(TextAutoencoder):
     def _init_weights(self, module):
         super()._init_weights(module)
         config = self.config
-        # On the projection itself: of custom models, transformers initialises no module without parameters of its own.
-        if hasattr(module, "offset_role"):
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=config.embedding_initializer_range)
+        elif hasattr(module, "offset_role"):
+            # On the projection itself: of custom models, transformers initialises no module without parameters of its own.
             heads, width = config.num_attention_heads, config.hidden_size
             query, key = offset_projections(heads, width // heads, width, config.position_theta)
             init.copy_(module.weight, query if module.offset_role == "query" else key)
