@@ -89,7 +89,7 @@ class AttentionArguments:
     """A text, and who reads it."""
 
     text: str = field(metadata={"help": "The text to attend to."})
-    checkpoint: str = field(default="model_cards/mlm-encoder-seed", metadata={"help": "Folder or Hub name."})
+    checkpoint: str = field(default="model_cards/mlm-encoder-nano", metadata={"help": "Folder or Hub name."})
     output: str | None = field(default=None, metadata={"help": "Path of the picture and the report."})
 
 
