@@ -81,8 +81,9 @@ def padded_on(side, batch, names):
 
 def mlm_encoder_config(**fields):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    rest = {"vocab_size": 258, "dropout": 0.0, "attention_dropout": 0.0, "initializer_range": 0.1}
-    return textae.MlmEncoderConfig(**sizes | rest | fields)
+    rest = {"vocab_size": 258, "dropout": 0.0, "attention_dropout": 0.0}
+    scale = {"initializer_range": 0.1, "embedding_initializer_range": 0.2}  # so that few steps do much
+    return textae.MlmEncoderConfig(**sizes | rest | scale | fields)
 
 
 ENCODZALL_FILES = ("configuration_encodzall", "modeling_encodzall", "tokenization_encodzall")
