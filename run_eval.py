@@ -206,6 +206,10 @@ def masked_tokens(arguments):
 
 def attention(arguments):
     """Heat maps of a model's attention on a text: each head, each layer, rollout, and the sinusoidal positions."""
+    if AutoConfig.from_pretrained(arguments.checkpoint).model_type == EncodzallConfig.model_type:
+        raise ValueError(
+            f"{arguments.checkpoint!r} is an Encodzall: attention is drawn of the MLM encoder and its like"
+        )
     model, tokenizer = load(arguments.checkpoint)
     tokens, weights = attention_weights(model, tokenizer, arguments.text)
     picture = report_file(arguments.output, ".png")

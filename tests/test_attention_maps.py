@@ -112,3 +112,9 @@ def test_the_notebook_runs(tmp_path):
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
     fresh = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in fresh) >= 4
+
+
+def test_attention_of_another_family_is_refused_by_name(tmp_path, capsys):
+    card = str(ROOT / "model_cards" / "encodzall-nano")
+    assert run_eval.main(["attention", "--text", "a", "--checkpoint", card, "--output", str(tmp_path / "a")]) == 2
+    assert "is an Encodzall" in capsys.readouterr().err
