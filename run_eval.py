@@ -206,14 +206,14 @@ def masked_tokens(arguments):
 
 def attention(arguments):
     """Heat maps of a model's attention on a text: each head, each layer, rollout, and the sinusoidal positions."""
-    if AutoConfig.from_pretrained(arguments.checkpoint).model_type == EncodzallConfig.model_type:
+    model, tokenizer = load(arguments.checkpoint)
+    config = model.config
+    if config.model_type == EncodzallConfig.model_type:
         raise ValueError(
             f"{arguments.checkpoint!r} is an Encodzall: attention is drawn of the MLM encoder and its like"
         )
-    model, tokenizer = load(arguments.checkpoint)
     tokens, weights = attention_weights(model, tokenizer, arguments.text)
     picture = report_file(arguments.output, ".png")
-    config = model.config
     sinusoidal = config.model_type == MlmEncoderConfig.model_type
     plot_attention(weights, tokens, picture, (config.hidden_size, config.position_theta) if sinusoidal else None)
     return {

@@ -3,7 +3,8 @@
     python -m modeling_textae.cards write runs/encodzall-nano-long model_cards/encodzall-nano
     python -m modeling_textae.cards stage model_cards hub
 
-A staged folder loads with `trust_remote_code=True` where the package is not installed, and can be uploaded as it is.
+A staged folder can be uploaded as it is. Where the package is not installed it loads with `trust_remote_code=True`, which runs
+the code in the folder: for its reader to allow, never for this package, which passes that flag nowhere.
 """
 
 import shutil
