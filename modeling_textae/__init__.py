@@ -12,8 +12,10 @@ from transformers import (
 from ._version import __version__
 from .models.autoencoder import AutoencoderOutput, TextAutoencoder
 from .models.byte_tokenizer import ByteTokenizer
+from .models.configuration_cta import CtaConfig
 from .models.configuration_encodzall import EncodzallConfig
 from .models.configuration_mlm_encoder import MlmEncoderConfig
+from .models.modeling_cta import CtaModel, CtaOutput
 from .models.modeling_encodzall import (
     EncodzallForConditionalGeneration,
     EncodzallForPreTraining,
@@ -22,11 +24,13 @@ from .models.modeling_encodzall import (
     EncodzallOutput,
 )
 from .models.modeling_mlm_encoder import MlmEncoderForMaskedLM, MlmEncoderModel
+from .models.tokenization_cta import CtaTokenizer
 from .models.tokenization_encodzall import EncodzallTokenizer
 from .models.tokenization_mlm_encoder import MlmEncoderTokenizer
 
 # Which Auto class serves which class of a family; `register` makes both the package and saved checkpoints know it.
 FAMILIES = {
+    CtaConfig: {AutoTokenizer: CtaTokenizer, AutoModel: CtaModel, AutoModelForPreTraining: CtaModel},
     EncodzallConfig: {
         AutoTokenizer: EncodzallTokenizer,
         AutoModel: EncodzallModel,
@@ -60,6 +64,10 @@ register()
 __all__ = [
     "AutoencoderOutput",
     "ByteTokenizer",
+    "CtaConfig",
+    "CtaModel",
+    "CtaOutput",
+    "CtaTokenizer",
     "EncodzallConfig",
     "EncodzallForConditionalGeneration",
     "EncodzallForPreTraining",

@@ -1,13 +1,13 @@
 """One record a model class: a tiny configuration, seeded inputs, and what the class can do. The common tests run on all."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSeq2SeqLM
 
 import modeling_textae as textae
-from modeling_textae.data.collators import EncodzallMaskingCollator, MlmEncoderMaskingCollator
+from modeling_textae.data.collators import CtaCollator, EncodzallMaskingCollator, MlmEncoderMaskingCollator
 
 TEXTS = [
     "The naïve café – “quoted” text.",
@@ -31,6 +31,11 @@ class ModelCase:
     output_mask: Callable  # (inputs, output) -> which places of it are real
     has_loss: bool = True
     loss_parts: tuple[str, ...] = ()  # names of the parts that sum to the loss; none where it is one
+    has_attention: bool = True
+    is_stochastic: bool = False  # training samples, beyond its rates, so that two training steps differ
+    rates: tuple[str, ...] = ("dropout", "attention_dropout")  # fields that drop out in training
+    wrong: dict = field(default_factory=lambda: {"hidden_size": 30})  # a field that no model can have
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "o_proj")
     quick: bool = False  # runs the expensive common tests by default; one record a family
     family_files: tuple[str, ...] = ()
 
@@ -86,6 +91,12 @@ def mlm_encoder_config(**fields):
     return textae.MlmEncoderConfig(**sizes | rest | scale | fields)
 
 
+def cta_config(**fields):
+    sizes = {"vocab_size": 257, "embedding_size": 24, "hidden_size": 32, "channel_growth": 1.5, "num_blocks": [1, 1, 1]}
+    return textae.CtaConfig(**sizes | {"latent_dim": 8, "initializer_range": 0.1} | fields)
+
+
+CTA_FILES = ("configuration_cta", "modeling_cta", "tokenization_cta")
 ENCODZALL_FILES = ("configuration_encodzall", "modeling_encodzall", "tokenization_encodzall")
 MLM_ENCODER_FILES = ("configuration_mlm_encoder", "modeling_mlm_encoder", "tokenization_mlm_encoder")
 
@@ -97,8 +108,46 @@ mlm_encoder_inputs = text_inputs(textae.MlmEncoderTokenizer)
 mlm_encoder_training_inputs = masked_inputs(
     textae.MlmEncoderTokenizer, MlmEncoderMaskingCollator, ("input_ids", "attention_mask", "labels")
 )
+cta_inputs = masked_inputs(textae.CtaTokenizer, CtaCollator, ("input_ids", "attention_mask", "labels"))
 
 CASES = [
+    ModelCase(
+        name="cta",
+        model_class=textae.CtaModel,
+        auto_class=AutoModel,
+        tokenizer_class=textae.CtaTokenizer,
+        config=cta_config,
+        inputs=cta_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("reconstruction_loss",),
+        has_attention=False,
+        rates=("dropout", "latent_dropout", "token_dropout"),
+        wrong={"latent_dim": 0},
+        lora_targets=("conv1", "conv2"),
+        quick=True,
+        family_files=CTA_FILES,
+    ),
+    ModelCase(
+        name="cta-variational",
+        model_class=textae.CtaModel,
+        auto_class=AutoModelForPreTraining,
+        tokenizer_class=textae.CtaTokenizer,
+        config=lambda **fields: cta_config(
+            **{"kl_weight": 1e-3, "free_bits": 0.1, "num_levels": 1, "num_blocks": [2, 0], "tie_word_embeddings": False}
+            | fields
+        ),
+        inputs=cta_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("reconstruction_loss", "kl_loss"),
+        has_attention=False,
+        is_stochastic=True,
+        rates=("dropout", "latent_dropout", "token_dropout"),
+        wrong={"latent_dim": 0},
+        lora_targets=("conv1", "conv2"),
+        family_files=CTA_FILES,
+    ),
     ModelCase(
         name="encodzall",
         model_class=textae.EncodzallModel,

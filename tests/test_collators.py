@@ -3,8 +3,14 @@ import pytest
 import torch
 from transformers import DataCollatorForLanguageModeling
 
-from modeling_textae import EncodzallTokenizer, MlmEncoderTokenizer
-from modeling_textae.data.collators import EncodzallMaskingCollator, MlmEncoderMaskingCollator, pad_rows, seed_of
+from modeling_textae import CtaTokenizer, EncodzallTokenizer, MlmEncoderTokenizer
+from modeling_textae.data.collators import (
+    CtaCollator,
+    EncodzallMaskingCollator,
+    MlmEncoderMaskingCollator,
+    pad_rows,
+    seed_of,
+)
 from modeling_textae.data.noise import NoiseRate
 
 TEXTS = ["to be or not to be, that is the question", "internationalisation of naïve cafés"]
@@ -160,3 +166,34 @@ def test_long_texts_are_cut_to_tokens_and_missing_texts_refused(bpe):
     assert MlmEncoderMaskingCollator(bpe, max_length=5)(numbered(BPE_TEXTS))["input_ids"].shape == (2, 5)
     with pytest.raises(ValueError, match="need a text, not only"):
         MlmEncoderMaskingCollator(bpe)([{"line": "x"}])
+
+
+def test_cta_labels_every_token_with_itself():
+    tokenizer = CtaTokenizer()
+    batch = CtaCollator(tokenizer)(examples())
+    for text, ids, mask, labels in zip(
+        TEXTS, *(batch[k] for k in ("input_ids", "attention_mask", "labels")), strict=True
+    ):
+        assert tokenizer.decode(ids[mask == 1]) == text
+        assert torch.equal(labels[mask == 1], ids[mask == 1])
+        assert (labels[mask == 0] == -100).all()
+    assert CtaCollator(tokenizer, max_length=5)(examples())["input_ids"].shape == (2, 5)
+    assert CtaCollator(tokenizer)([{"text": ""}])["input_ids"].shape == (1, 0)
+
+
+def test_cta_replaces_tokens_in_inputs_and_labels_alike():
+    tokenizer = CtaTokenizer()
+    text = "e" * 2000
+
+    def ids(**numbers):
+        batch = CtaCollator(tokenizer, rate=0.25, seed=3)([{"text": text} | numbers])
+        assert torch.equal(batch["input_ids"], batch["labels"])
+        return batch["input_ids"][0]
+
+    replaced = ids(index=1) != tokenizer("e")["input_ids"][0]
+    assert 0.2 < replaced.float().mean() < 0.3
+    assert len(set(ids(index=1).tolist())) > 150
+    assert tokenizer.pad_token_id not in ids(index=1)
+    assert torch.equal(ids(index=1), ids(index=1))
+    assert not torch.equal(ids(index=1), ids(index=2))
+    assert not torch.equal(ids(index=1), ids(index=1, epoch=1))

@@ -3,14 +3,12 @@ import torch
 from model_cases import TEXTS, cases
 from peft import LoraConfig, PeftModel, get_peft_model
 
-TARGETS = ["q_proj", "v_proj", "o_proj"]
-
 
 @pytest.mark.parametrize("case", cases(has_loss=True))
 def test_lora_trains_saves_and_merges(case, tmp_path):
     base, inputs = case.model(), case.inputs(TEXTS)
     before = base(**inputs).loss.item()
-    model = get_peft_model(base, LoraConfig(r=4, target_modules=TARGETS)).train()
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=list(case.lora_targets))).train()
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=2e-2)
     for _ in range(30):

@@ -4,11 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 import run_pretraining
-from modeling_textae import EncodzallConfig, MlmEncoderTokenizer
+from modeling_textae import CtaModel, EncodzallConfig, MlmEncoderTokenizer
+from modeling_textae.models.bpe_tokenizer import byte_symbols
 from modeling_textae.training.recipe import bfloat16_is_fast, check_resumed, checkpoint_to_resume, parse_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +73,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["list.yaml"], "must be a mapping"),
         (["--lerning_rate", "1"], "unknown field 'lerning_rate'; did you mean learning_rate"),
         (["--size", "huge"], "'huge' is unknown: accepted are nano, xs, s, l"),
-        (["--family", "bert"], "'bert' is unknown: accepted are encodzall, mlm_encoder"),
+        (["--family", "bert"], "'bert' is unknown: accepted are cta, encodzall, mlm_encoder"),
         (["--config", '{"hidden_size": 32}'], "hidden_size 32 does not split"),
         (["--config", '{"hiden_size": 32}'], "no field 'hiden_size'; did you mean hidden_size"),
         (["--config", "{"], "must be JSON"),
@@ -256,6 +261,34 @@ def test_tokenizers_that_do_not_fit_are_refused(tmp_path, corpus_file, capsys):
     assert masked_run(corpus_file, tmp_path / "run", *arguments) == 2
     assert "has 262 tokens, vocab_size is 260" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_originals_recipe_of_cta_runs_on_a_file_of_its_corpus_with_a_foreign_tokenizer(tmp_path, capsys):
+    """The schema of Falcon RefinedWeb, streamed, and a tokenizer that, as GPT-2's, has no padding."""
+    texts = [f"Page {i * 7919} is about {i**5} words. " * 30 for i in range(40)]
+    columns = {
+        "content": texts,
+        "url": ["https://example.org"] * 40,
+        "timestamp": ["2020-01-01"] * 40,
+        "dump": ["x"] * 40,
+    }
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "part.parquet")
+    bpe = Tokenizer(BPE(vocab={"<|endoftext|>": 256} | {b: i for i, b in enumerate(byte_symbols())}, merges=[]))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>").save_pretrained(tmp_path / "tokenizer")
+    arguments = [
+        str(ROOT / "recipes" / "cta-seed.yaml"), "--dataset_name", "", "--train_file", str(tmp_path / "part.parquet"),
+        "--validation_file", str(tmp_path / "part.parquet"), "--tokenizer", str(tmp_path / "tokenizer"),
+        "--config", '{"vocab_size": 257, "hidden_size": 16, "num_blocks": [1, 1, 1]}', "--max_steps", "3",
+        "--per_device_train_batch_size", "4", "--report_passages", "3", "--output_dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert run_pretraining.main(arguments) == 0
+    assert "token accuracy" in capsys.readouterr().out
+    model = CtaModel.from_pretrained(tmp_path / "run")
+    assert model.config.vocab_size == 257
+    assert (model.scale != 4 / 127).all()  # fitted to training text
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    assert log[-1]["train_loss"] < 10
 
 
 def test_wrong_fields_end_the_script_with_a_sentence(capsys):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import datasets
 import pytest
-from model_cases import encodzall_config, mlm_encoder_config
+from model_cases import cta_config, encodzall_config, mlm_encoder_config
+from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from training_run import TEXTS, summary, train
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerState, TrainingArguments
@@ -14,6 +15,7 @@ import modeling_textae as textae
 from modeling_textae.data.collators import EncodzallMaskingCollator
 from modeling_textae.data.noise import NoiseRate
 from modeling_textae.data.numbering import NumberedBatchSampler, NumberedDataset, NumberedIterable
+from modeling_textae.training.latents import KlAnnealingCallback
 from modeling_textae.training.pid import PIDNoiseCallback
 from modeling_textae.training.trainer import TextAETrainer
 
@@ -76,15 +78,16 @@ def test_a_killed_run_resumes_in_mid_epoch_to_the_very_same_losses(straight, tmp
     assert_same_run(resumed, straight)
 
 
-def test_masked_tokens_train_resume_and_spread_over_ranks_alike(tmp_path):
-    settings = {"family": "mlm_encoder", "dropout": 0.1}
+@pytest.mark.parametrize("family", ["mlm_encoder", "cta"])
+def test_tokens_train_resume_and_spread_over_ranks_alike(tmp_path, family):
+    settings = {"family": family, "dropout": 0.1}
     straight = summary(train(tmp_path / "straight", **settings))
     assert straight["logs"][-1]["loss"] < straight["logs"][0]["loss"]
-    assert len({log["noise_rate"] for log in straight["logs"]}) > 5  # the PID loop drives the mask rate
+    assert len({log["noise_rate"] for log in straight["logs"]}) > 5  # the PID loop drives the noise
     assert run(tmp_path / "killed", check=False, kill_at=7, **settings) == -9
     assert_same_run(run(tmp_path / "killed", resume=True, **settings), straight)
-    two = run(tmp_path / "two", processes=2, batch_size=2, accumulation=2, max_steps=6, family="mlm_encoder")
-    one = summary(train(tmp_path / "one", batch_size=4, accumulation=2, max_steps=6, family="mlm_encoder"))
+    two = run(tmp_path / "two", processes=2, batch_size=2, accumulation=2, max_steps=6, family=family)
+    one = summary(train(tmp_path / "one", batch_size=4, accumulation=2, max_steps=6, family=family))
     assert_same_run(two, one, rel=5e-4, abs=1e-5)
 
 
@@ -248,3 +251,15 @@ def test_transformers_own_trainer_and_collator_train_the_mlm_encoder(tmp_path):
     assert losses[-1] < 0.9 * losses[0]
     assert trainer.evaluate()["eval_loss"] < losses[0]
     assert trainer.predict(dataset.select(range(4))).predictions.shape[-1] == 258
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_weight_of_a_divergence_grows_over_the_first_steps(wrapped):
+    model = textae.CtaModel(cta_config(kl_weight=0.1))
+    outer = get_peft_model(model, LoraConfig(r=2, target_modules=["conv1"])) if wrapped else model
+    callback = KlAnnealingCallback(4)
+    for step, factor in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
+        callback.on_step_begin(None, TrainerState(global_step=step), None, model=outer)
+        assert model.kl_annealing == factor
+    with pytest.raises(ValueError, match="0 steps are no time"):
+        KlAnnealingCallback(0)

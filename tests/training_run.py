@@ -8,11 +8,11 @@ from pathlib import Path
 
 import datasets
 import torch
-from model_cases import encodzall_config, mlm_encoder_config
+from model_cases import cta_config, encodzall_config, mlm_encoder_config
 from transformers import TrainerCallback, set_seed
 
 import modeling_textae as textae
-from modeling_textae.data.collators import EncodzallMaskingCollator, MlmEncoderMaskingCollator
+from modeling_textae.data.collators import CtaCollator, EncodzallMaskingCollator, MlmEncoderMaskingCollator
 from modeling_textae.training.optimizers import optimizer_class_and_arguments
 from modeling_textae.training.pid import PIDNoiseCallback
 from modeling_textae.training.recipe import checkpoint_to_resume
@@ -20,6 +20,7 @@ from modeling_textae.training.trainer import TextAETrainer, TextAETrainingArgume
 
 # Of each family: the model class, its tiny configuration, the tokenizer and the collator.
 FAMILIES = {
+    "cta": (textae.CtaModel, cta_config, textae.CtaTokenizer, CtaCollator),
     "encodzall": (
         textae.EncodzallForPreTraining, encodzall_config, textae.EncodzallTokenizer, EncodzallMaskingCollator
     ),

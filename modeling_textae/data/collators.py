@@ -192,3 +192,59 @@ class MlmEncoderMaskingCollator:
             "attention_mask": padding_mask(inputs),
             "labels": pad_rows(labels, -100),
         }
+
+
+class CtaCollator:
+    """Tokenizes texts and labels every token with itself; some tokens may be replaced by random ones, in inputs and labels alike.
+
+    Random tokens have to be told by their latents alone: they teach rare tokens, and keep the decoder from guessing what text
+    would say. They follow from the seed, the epoch and the example's index as in [`EncodzallMaskingCollator`].
+
+    Args:
+        tokenizer: any that pads.
+        rate (`float` or [`NoiseRate`], defaults to 0): probability of each token to be replaced.
+        seed (`int`, defaults to 0): of the replacements.
+        max_length (`int`, *optional*): tokens of a text that are kept; by default all.
+
+    Example:
+
+    ```python
+    >>> collator = CtaCollator(CtaTokenizer())
+    >>> sorted(collator([{"text": "to be or not to be"}]))
+    ['attention_mask', 'input_ids', 'labels']
+    ```
+    """
+
+    def __init__(self, tokenizer, rate=0.0, seed=0, max_length=None):
+        self.tokenizer = tokenizer
+        self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
+        self.seed = seed
+        self.max_length = max_length
+        self.collated = 0
+        self.replacements = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+
+    def __call__(self, examples):
+        """Collate examples, each a `dict` with a `text`.
+
+        Returns:
+            `dict` of tensors of shape `(batch, length)`: `input_ids`, `attention_mask`, and `labels`, -100 on padding.
+
+        Raises:
+            ValueError: where an example has no text.
+        """
+        check_texts(examples)
+        texts = [example["text"] for example in examples]
+        tokenized = self.tokenizer(texts, truncation=self.max_length is not None, max_length=self.max_length)
+        rows = []
+        for example, ids in zip(examples, tokenized["input_ids"], strict=True):
+            generator = example_generator(self.seed, example.get("epoch", 0), example.get("index", self.collated))
+            self.collated += 1
+            replaced = generator.random(len(ids)) < self.noise_rate(example.get("step", 0))
+            rows.append(
+                np.where(replaced, generator.choice(self.replacements, len(ids)), np.array(ids, dtype=np.int64))
+            )
+        return {
+            "input_ids": pad_rows(rows, self.tokenizer.pad_token_id),
+            "attention_mask": padding_mask(rows),
+            "labels": pad_rows(rows, -100),
+        }

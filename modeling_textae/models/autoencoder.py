@@ -50,24 +50,35 @@ class TextAutoencoder(PreTrainedModel):
         """Step of the int8 grid of each channel, shape `(channels,)`: the scale is part of the model, not of the text."""
         raise TypeError(f"{type(self).__name__} names no scale for its latents, so they cannot be stored as int8")
 
-    def round_latents(self, latents):
-        """Round latents to what would be stored: int8 numbers with one scale a channel.
+    def round_latents(self, latents, bits=8):
+        """Round latents to what would be stored: whole numbers with one scale a channel, or bfloat16.
 
         Args:
             latents (`torch.Tensor` of shape `(..., channels)`).
+            bits (`int`, defaults to 8): for each number; 2 to 8, or 16 for bfloat16. Fewer bits span the same range in
+                larger steps.
 
         Returns:
             `torch.Tensor` of the same shape and dtype.
-        """
-        scale = self.latent_scale(latents).to(latents.dtype)
-        return (latents / scale).round().clamp(-127, 127) * scale
 
-    def latent_bits(self, latents, mask):
-        """Bits that the latents of each text take once rounded by `round_latents`: eight a number.
+        Raises:
+            ValueError: for another number of bits.
+        """
+        if bits == 16:
+            return latents.to(torch.bfloat16).to(latents.dtype)
+        if bits not in range(2, 9):
+            raise ValueError(f"bits {bits} are no way to store a latent: accepted are 2 to 8, and 16 for bfloat16")
+        top = 2 ** (bits - 1) - 1
+        scale = self.latent_scale(latents).float() * (127 / top)
+        return ((latents.float() / scale).round().clamp(-top, top) * scale).to(latents.dtype)
+
+    def latent_bits(self, latents, mask, bits=8):
+        """Bits that the latents of each text take once rounded by `round_latents`.
 
         Args:
             latents (`torch.Tensor` of shape `(batch, latent_length, channels)`).
             mask (`torch.Tensor` of shape `(batch, latent_length)`): which latents are the text's own.
+            bits (`int`, defaults to 8): for each number.
 
         Returns:
             `torch.Tensor` of shape `(batch,)`.
@@ -77,7 +88,7 @@ class TextAutoencoder(PreTrainedModel):
         """
         if not self.has_bottleneck:
             raise TypeError(f"{type(self).__name__} has no bottleneck: its vectors are not stored")
-        return mask.sum(-1) * latents.shape[-1] * 8
+        return mask.sum(-1) * latents.shape[-1] * bits
 
 
 def label_cross_entropy(logits, labels, num_items_in_batch=None, focal_gamma=0.0):

@@ -20,3 +20,10 @@ def check_positive(config, names):
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} {getattr(config, name)} must be above 0")
+
+
+def check_not_negative(config, names):
+    """Refuse named fields below 0, or no number."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} {getattr(config, name)} is negative: accepted are 0 and above")

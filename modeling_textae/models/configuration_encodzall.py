@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_checks import check_positive, check_rates, check_sizes
+from .config_checks import check_not_negative, check_positive, check_rates, check_sizes
 
 LAYERS = ("num_byte_layers", "num_word_layers", "num_decoder_layers", "num_word_decoder_layers")
 AUTO_MAP = {
@@ -125,9 +125,7 @@ class EncodzallConfig(PreTrainedConfig):
         check_sizes(self, (*sizes, *LAYERS))
         check_rates(self, ("dropout", "attention_dropout"))
         check_positive(self, ("rope_theta", "norm_eps", "initializer_range"))
-        for name in ("sequence_loss_weight", "word_loss_weight", "focal_gamma"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} is negative: accepted are 0 and above")
+        check_not_negative(self, ("sequence_loss_weight", "word_loss_weight", "focal_gamma"))
         if self.hidden_size % (2 * heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not split into {heads} heads of even width: "

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer, set_seed
 
 from ..data.corpora import load_corpus, passage_dataset
+from .latents import KlAnnealingCallback
 from .optimizers import optimizer_class_and_arguments
 from .trainer import TextAETrainer
 
@@ -69,7 +70,7 @@ def make_tokenizer(recipe, documents, checkpoint=None):
         A tokenizer.
 
     Raises:
-        ValueError: where its tokens are not as many as the configuration's `vocab_size`.
+        ValueError: where its tokens are not as many as the configuration's `vocab_size`, or none can pad.
         OSError: where there is none of that name.
     """
     kind, named = recipe.family.tokenizer, checkpoint or recipe.model.initial_checkpoint or recipe.model.tokenizer
@@ -81,6 +82,10 @@ def make_tokenizer(recipe, documents, checkpoint=None):
             texts = islice(texts, STREAMED_TOKENIZER_DOCUMENTS)
         return kind.train(texts, recipe.config.vocab_size)
     tokenizer = AutoTokenizer.from_pretrained(named)
+    if tokenizer.pad_token is None:  # as GPT-2's; the mask, not the id, says what is padding
+        if tokenizer.eos_token is None:
+            raise ValueError(f"the tokenizer {named!r} has neither a pad token nor an end: batches need one")
+        tokenizer.pad_token = tokenizer.eos_token
     if len(tokenizer) != recipe.config.vocab_size:
         raise ValueError(
             f"the tokenizer {named!r} has {len(tokenizer)} tokens, vocab_size is {recipe.config.vocab_size}: give that size "
@@ -111,13 +116,16 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     if make_model is not None:
         model = make_model(tokenizer)
     elif recipe.model.initial_checkpoint:
-        model = family.model.from_pretrained(recipe.model.initial_checkpoint, dtype="float32")
+        model = family.model.from_pretrained(recipe.model.initial_checkpoint, config=recipe.config, dtype="float32")
     else:
         model = family.model(recipe.config)
     options = {name: getattr(recipe.noise, name) for name in family.collator_fields}
     collator, eval_collator = (
-        family.collator(tokenizer, recipe.noise.noise_rate, training.seed, **options) for _ in range(2)
+        family.collator(tokenizer, recipe.noise.noise_rate, training.seed, data.max_tokens, **options) for _ in range(2)
     )
+    callbacks = recipe.noise.callbacks()
+    if training.kl_annealing_steps:
+        callbacks.append(KlAnnealingCallback(training.kl_annealing_steps))
     return TextAETrainer(
         model=model,
         args=training,
@@ -126,7 +134,7 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
         train_dataset=corpus.passages,
         eval_dataset=passage_dataset(corpus.validation, data.passage_length, data.min_passage_length),
         processing_class=tokenizer,
-        callbacks=recipe.noise.callbacks(),
+        callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer_class_and_arguments(
             training.optimizer, training, training.muon_learning_rate
         ),

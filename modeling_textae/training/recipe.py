@@ -16,12 +16,15 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.collators import EncodzallMaskingCollator, MlmEncoderMaskingCollator
+from ..data.collators import CtaCollator, EncodzallMaskingCollator, MlmEncoderMaskingCollator
 from ..data.corpora import file_format
+from ..models.configuration_cta import CtaConfig
 from ..models.configuration_encodzall import EncodzallConfig
 from ..models.configuration_mlm_encoder import MlmEncoderConfig
+from ..models.modeling_cta import CtaModel
 from ..models.modeling_encodzall import EncodzallForPreTraining
 from ..models.modeling_mlm_encoder import MlmEncoderForMaskedLM
+from ..models.tokenization_cta import CtaTokenizer
 from ..models.tokenization_encodzall import EncodzallTokenizer
 from ..models.tokenization_mlm_encoder import MlmEncoderTokenizer
 from .optimizers import optimizer_class_and_arguments
@@ -51,6 +54,14 @@ class Family:
 
 
 FAMILIES = {
+    "cta": Family(
+        CtaConfig,
+        CtaTokenizer,
+        CtaModel,
+        CtaCollator,
+        # Noise is random tokens, which text needs none of.
+        defaults={"noise": "fixed", "noise_rate": 0.0},
+    ),
     "encodzall": Family(EncodzallConfig, EncodzallTokenizer, EncodzallForPreTraining, EncodzallMaskingCollator),
     "mlm_encoder": Family(
         MlmEncoderConfig,
@@ -96,6 +107,9 @@ class DataArguments:
     streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
     passage_length: int = field(default=256, metadata={"help": "Bytes in a passage at most."})
     min_passage_length: int = field(default=32, metadata={"help": "Bytes in a passage at least."})
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens of a passage that are kept; by default all."}
+    )
     report_passages: int = field(default=64, metadata={"help": "Validation passages in the final report."})
 
 
@@ -148,6 +162,9 @@ class RecipeTrainingArguments(TextAETrainingArguments):
     """Steps, sizes, rates, checkpoints and logs, as transformers names them."""
 
     optimizer: str = field(default="muon", metadata={"help": "muon (matrices; AdamW for the rest) or adamw."})
+    kl_annealing_steps: int = field(
+        default=0, metadata={"help": "Steps over which the weight of a KL divergence grows from 0; cta only."}
+    )
     muon_learning_rate: float | None = field(default=None, metadata={"help": "By default twice the learning rate."})
     precision: str = field(
         default=AUTO,
@@ -161,6 +178,8 @@ class RecipeTrainingArguments(TextAETrainingArguments):
             raise ValueError(f"optim {self.optim!r} would be ignored: give --optimizer muon or adamw")
         if self.schedule_steps is not None and self.schedule_steps < 1:
             raise ValueError(f"schedule_steps {self.schedule_steps} is too small: accepted is 1 and above")
+        if self.kl_annealing_steps < 0:
+            raise ValueError(f"kl_annealing_steps {self.kl_annealing_steps} is negative: accepted are 0 and above")
         if self.precision not in (AUTO, "float32", "bfloat16"):
             raise ValueError(f"precision {self.precision!r} is unknown: accepted are auto, float32 and bfloat16")
         # transformers takes bfloat16 on a machine without accelerator only where the CPU is chosen in so many words.
@@ -189,6 +208,7 @@ DECISIVE = (
     "dataloader_prefetch_factor",
     "learning_rate",
     "muon_learning_rate",
+    "kl_annealing_steps",
     "weight_decay",
     "warmup_steps",
     "max_steps",
@@ -316,6 +336,8 @@ def check(model, data, noise, training):
     for name, smallest in (("passage_length", 4), ("min_passage_length", 1), ("report_passages", 1)):
         if getattr(data, name) < smallest:
             raise ValueError(f"{name} {getattr(data, name)} is too small: accepted is {smallest} and above")
+    if data.max_tokens is not None and data.max_tokens < 1:
+        raise ValueError(f"max_tokens {data.max_tokens} is too small: accepted is 1 and above")
     if data.min_passage_length > data.passage_length:
         raise ValueError(
             f"min_passage_length {data.min_passage_length} exceeds passage_length {data.passage_length}: nothing would be left"
@@ -328,6 +350,8 @@ def check(model, data, noise, training):
         )
     if noise.whole_words and "whole_words" not in family.collator_fields:
         raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
+    if training.kl_annealing_steps and not getattr(config, "kl_weight", 0):
+        raise ValueError("kl_annealing_steps anneals nothing: the configuration has no kl_weight")
     if model.tokenizer and model.initial_checkpoint:
         raise ValueError("initial_checkpoint brings its tokenizer: leave --tokenizer out")
     if model.tokenizer and not hasattr(family.tokenizer, "train"):
@@ -339,6 +363,10 @@ def check(model, data, noise, training):
     return family, config
 
 
+# Fields of a configuration in which a run may differ from the checkpoint it starts from: no weight depends on them.
+FREE = {"pad_token_id", "dropout", "attention_dropout", "latent_noise", "latent_dropout", "token_dropout", "free_bits"}
+
+
 def check_initial(checkpoint, config):
     """Refuse a checkpoint to start from that is missing or of another shape."""
     if not os.path.isfile(os.path.join(checkpoint, "config.json")):
@@ -347,7 +375,7 @@ def check_initial(checkpoint, config):
     names = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
     differing = [
         f"{n} ({getattr(saved, n)} there, {getattr(config, n)} here)"
-        for n in sorted(names)
+        for n in sorted(names - FREE)
         if getattr(saved, n) != getattr(config, n)
     ]
     if differing:

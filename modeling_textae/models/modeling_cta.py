@@ -1,0 +1,519 @@
+"""CTA: tokens to a short sequence of small vectors, and back, all at once.
+
+Source: the Continuous Text Autoencoder, a convolutional variational autoencoder on tokens; latents made robust after CALM, Shao
+et al. 2025, "Continuous autoregressive language models", section 3.2. Deviations: embeddings and what the head reads are normed,
+latent vectors may be scaled to one length, evaluation decodes the mean, and no place of a shorter text ever sees padding.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import can_return_tuple
+
+from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
+from .configuration_cta import CtaConfig
+from .convolution import overlap_add, windows
+
+TILE_LENGTH = 8192
+
+
+@dataclass
+class CtaOutput(AutoencoderOutput):
+    """What [`CtaModel`] returns.
+
+    Attributes:
+        loss (`torch.FloatTensor` of shape `()`): the sum of the part losses, in nats a label.
+        reconstruction_loss (`torch.FloatTensor` of shape `()`): cross-entropy of the tokens, detached.
+        kl_loss (`torch.FloatTensor` of shape `()`): weighted divergence of the latents from their prior, detached; only with
+            `kl_weight`.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocabulary)`): scores of each token.
+        latents (`torch.FloatTensor` of shape `(batch, latent_length, latent_dim)`): as decoded, the first a text's first.
+        latent_mask (`torch.LongTensor` of shape `(batch, latent_length)`): 1 where a latent has a token, 0 on padding.
+        hidden_states, attentions: none.
+    """
+
+    reconstruction_loss: torch.FloatTensor | None = None
+    kl_loss: torch.FloatTensor | None = None
+    latent_mask: torch.LongTensor | None = None
+
+
+def level_channels(config):
+    """Channels at each resolution, tokens first."""
+    return [round(config.hidden_size * config.channel_growth**level) for level in range(config.num_levels + 1)]
+
+
+def length_mask(lengths, size):
+    """1.0 before each length and 0.0 from it on: `(batch,)` to `(batch, size, 1)`."""
+    return (torch.arange(size, device=lengths.device) < lengths[:, None]).unsqueeze(-1).float()
+
+
+def level_blocks(config):
+    """Residual blocks at each resolution, tokens first."""
+    return config.num_blocks or [1] * (config.num_levels + 1)
+
+
+class ChannelNorm(nn.Module):
+    """RMS norm over channels that gives 0 wherever the mask does. Source: Zhang and Sennrich 2019, "Root mean square layer
+    normalization", equation 4.
+
+    Args:
+        channels (`int`), eps (`float`): added to the mean square.
+    """
+
+    def __init__(self, channels, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, states, mask):
+        """States of shape `(batch, length, channels)` and their mask, shape `(batch, length, 1)`, to states."""
+        return (
+            states
+            * root_mean_square(states, self.eps).reciprocal().mul(mask).to(states.dtype)
+            * self.weight.to(states.dtype)
+        )
+
+
+def normal_divergence(mean, log_variance):
+    """Divergence in nats of each normal distribution from the standard one. Source: Kingma and Welling 2014, "Auto-encoding
+    variational Bayes", appendix B."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+def root_mean_square(states, eps):
+    """Root of the mean square of the last axis, which stays with size 1; float32, whatever the states are."""
+    norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
+    return (norm.square() / states.shape[-1] + eps).sqrt()
+
+
+class CtaBlock(GradientCheckpointingLayer):
+    """Two convolutions, each normed and passed through SiLU, beside a skip.
+
+    Args:
+        channels (`int`), config ([`CtaConfig`]).
+    """
+
+    def __init__(self, channels, config):
+        super().__init__()
+        self.kernel_size = config.kernel_size
+        self.conv1 = nn.Linear(config.kernel_size * channels, channels)
+        self.norm1 = ChannelNorm(channels, config.norm_eps)
+        self.conv2 = nn.Linear(config.kernel_size * channels, channels)
+        self.norm2 = ChannelNorm(channels, config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states, mask):
+        """States, shape `(batch, length, channels)`, 0 where their mask, shape `(batch, length, 1)`, is; to the same."""
+        inner = nn.functional.silu(self.norm1(self.conv1(windows(states, self.kernel_size)), mask))
+        inner = nn.functional.silu(self.norm2(self.conv2(windows(inner, self.kernel_size)), mask))
+        return states + self.dropout(inner)
+
+
+class CtaLevel(nn.Module):
+    """The blocks of one resolution.
+
+    Args:
+        config ([`CtaConfig`]), level (`int`): 0 is the tokens'.
+    """
+
+    def __init__(self, config, level):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            CtaBlock(level_channels(config)[level], config) for _ in range(level_blocks(config)[level])
+        )
+
+    def forward(self, states, mask):
+        """States and mask as of [`CtaBlock`]."""
+        for block in self.blocks:
+            states = block(states, mask)
+        return states
+
+
+class CtaEncoder(nn.Module):
+    """Blocks at the resolution of tokens, then as often as there are levels: half the length, more channels, blocks.
+
+    Args:
+        config ([`CtaConfig`]).
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        channels, levels = level_channels(config), range(config.num_levels)
+        self.proj = embedding_projection(embedding_width(config), config.hidden_size)
+        self.norm = ChannelNorm(config.hidden_size, config.norm_eps)
+        self.levels = nn.ModuleList(CtaLevel(config, level) for level in range(config.num_levels + 1))
+        self.down = nn.ModuleList(nn.Linear(4 * channels[level], channels[level + 1]) for level in levels)
+        self.mean = nn.Linear(channels[-1], config.latent_dim)
+        self.log_variance = nn.Linear(channels[-1], config.latent_dim) if config.kl_weight else None
+
+    def forward(self, embeds, masks):
+        """Embeddings, shape `(batch, length, embedding_size)`, and the masks of all resolutions, tokens first.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor | None]`: means and log-variances of the latents, each of shape
+            `(batch, latent_length, latent_dim)`; the second only with `kl_weight`.
+        """
+        states = self.levels[0](self.norm(self.proj(embeds), masks[0]), masks[0])
+        for down, level, mask in zip(self.down, self.levels[1:], masks[1:], strict=True):
+            states = level(down(windows(states, 4, stride=2)) * mask.to(states.dtype), mask)
+        return self.mean(states), None if self.log_variance is None else self.log_variance(states)
+
+
+class CtaDecoder(nn.Module):
+    """The encoder's mirror: blocks, then as often as there are levels: twice the length, fewer channels, blocks.
+
+    Args:
+        config ([`CtaConfig`]).
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        channels, levels = level_channels(config), range(config.num_levels)
+        self.from_latent = nn.Linear(config.latent_dim, channels[-1])
+        self.levels = nn.ModuleList(CtaLevel(config, level) for level in range(config.num_levels + 1))
+        self.up = nn.ModuleList(nn.Linear(channels[level + 1], 4 * channels[level], bias=False) for level in levels)
+        self.norm = ChannelNorm(config.hidden_size, config.norm_eps)
+        self.proj = embedding_projection(config.hidden_size, embedding_width(config))
+
+    def forward(self, latents, masks):
+        """Latents, shape `(batch, latent_length, latent_dim)`, and masks as of [`CtaEncoder`]; to what the head reads, shape
+        `(batch, length, embedding_size)`."""
+        states = self.from_latent(latents)
+        states = self.levels[-1](states * masks[-1].to(states.dtype), masks[-1])
+        for i in reversed(range(len(self.up))):
+            states = overlap_add(self.up[i](states))
+            states = self.levels[i](states * masks[i].to(states.dtype), masks[i])
+        return self.proj(self.norm(states, masks[0]))
+
+
+def embedding_width(config):
+    """Width of the embeddings."""
+    return config.embedding_size or config.hidden_size
+
+
+def embedding_projection(width, other):
+    """What leads from one width to the other: nothing where they are the same."""
+    return nn.Identity() if width == other else nn.Linear(width, other, bias=False)
+
+
+class CtaModel(TextAutoencoder):
+    """The autoencoder: one small vector for every `ratio` tokens, and scores of all tokens from these vectors alone.
+
+    Args:
+        config ([`CtaConfig`]).
+
+    Attributes:
+        kl_annealing (`float`): factor of `kl_weight` in training, 1 unless a callback moves it.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModel, AutoTokenizer
+    >>> tokenizer = AutoTokenizer.from_pretrained("org/cta-nano")
+    >>> model = AutoModel.from_pretrained("org/cta-nano")
+    >>> latents = model.encode(**tokenizer("any text", return_tensors="pt"))
+    >>> model.reconstruct(["any text"], tokenizer)
+    ['any text']
+    ```
+    """
+
+    config: CtaConfig
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CtaBlock"]
+    _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, embedding_width(config))
+        self.encoder = CtaEncoder(config)
+        self.decoder = CtaDecoder(config)
+        self.lm_head = nn.Linear(embedding_width(config), config.vocab_size)
+        # Step of each channel's int8 grid, which `fit_latent_scale` narrows.
+        self.register_buffer("scale", torch.empty(config.latent_dim))
+        self.kl_annealing = 1.0
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ChannelNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, CtaModel):
+            # No number of a normed latent is larger than the root of how many there are; of others nothing is known.
+            largest = self.config.latent_dim**0.5 if self.config.latent_norm else math.nan
+            init.constant_(module.scale, largest / 127)
+
+    # Lengths
+
+    def masks(self, lengths, size):
+        """Masks of all resolutions, tokens first, each of shape `(batch, size / 2 ** level, 1)`.
+
+        Args:
+            lengths (`torch.LongTensor` of shape `(batch,)`): tokens of each text.
+            size (`int`): a multiple of the ratio.
+        """
+        halvings = range(self.config.num_levels + 1)
+        return [length_mask(-(-lengths // 2**level), size >> level) for level in halvings]
+
+    def reach(self):
+        """Tokens on either side beyond which nothing enters a latent, and likewise a token decoded: a multiple of the ratio."""
+        config = self.config
+        blocks = sum(n * 2 * (config.kernel_size // 2) * 2**level for level, n in enumerate(level_blocks(config)))
+        resampling = sum(2 * 2**level for level in range(config.num_levels))
+        return -(-(blocks + resampling) // config.ratio) * config.ratio
+
+    def arranged(self, input_ids, attention_mask):
+        """Texts moved to the left and padded to a multiple of the ratio, whichever side their padding was on.
+
+        Returns:
+            `tuple`: ids, shape `(batch, size)`; `lengths`, shape `(batch,)`; and where each token went, shape
+            `(batch, length)`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        real = attention_mask != 0
+        ids = input_ids.gather(1, (~real).to(torch.int8).argsort(dim=1, stable=True))
+        ids = nn.functional.pad(ids, (0, -ids.shape[1] % self.config.ratio))
+        return ids, real.sum(1), (real.cumsum(1) - 1).clamp(min=0)
+
+    # The two halves
+
+    def encode_moments(self, ids, lengths):
+        """Means and log-variances of texts as [`arranged`] gives them."""
+        embeds = self.embed_tokens(ids)
+        if self.training and self.config.token_dropout:
+            kept = torch.rand(ids.shape, device=ids.device) >= self.config.token_dropout
+            embeds = embeds * kept.unsqueeze(-1).to(embeds.dtype)
+        mean, log_variance = self.encoder(embeds, self.masks(lengths, ids.shape[1]))
+        if self.config.latent_norm:
+            mean = mean / root_mean_square(mean, self.config.norm_eps).to(mean.dtype)
+        return mean, log_variance
+
+    def decode_states(self, latents, lengths):
+        """What the head reads, shape `(batch, ratio * latent_length, embedding_size)`."""
+        return self.decoder(latents, self.masks(lengths, latents.shape[1] * self.config.ratio))
+
+    def latent_mask(self, attention_mask):
+        """Which latents hold a token: a mask of tokens, shape `(batch, length)`, to one of shape `(batch, latent_length)`."""
+        lengths, size = (attention_mask != 0).sum(1), attention_mask.shape[1]
+        return self.masks(lengths, size + -size % self.config.ratio)[-1].squeeze(-1).long()
+
+    def perturb(self, mean, log_variance):
+        """Latents as they are decoded in training: sampled, noisy and thinned, as far as the configuration says."""
+        config, latents = self.config, mean
+        if log_variance is not None:
+            latents = latents + torch.randn_like(latents) * (0.5 * log_variance).exp()
+        if config.latent_noise:
+            latents = latents + torch.randn_like(latents) * config.latent_noise
+        if config.latent_dropout:
+            latents = latents * (torch.rand_like(latents) >= config.latent_dropout).to(latents.dtype)
+        return latents
+
+    def kl_divergence(self, mean, log_variance):
+        """Divergence of each number of a latent from a standard normal, in nats, never below the free bits.
+
+        Source of free bits: Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", section
+        4; here of each number instead of a batch's mean.
+        """
+        nats = normal_divergence(mean.float(), log_variance.float())
+        return nats.clamp(min=self.config.free_bits * math.log(2))
+
+    # The interface
+
+    @can_return_tuple
+    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None, **kwargs):
+        """Encode and decode texts; with labels, compute the loss.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`).
+            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding; by default every id
+                counts.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the token to be told at each place, or -100.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): what sums over labels are divided by; by default their
+                number here.
+
+        Returns:
+            [`CtaOutput`].
+        """
+        ids, lengths, places = self.arranged(input_ids, attention_mask)
+        mean, log_variance = self.encode_moments(ids, lengths)
+        latents = self.perturb(mean, log_variance) if self.training else mean
+        states = self.decode_states(latents, lengths)
+        logits = self.lm_head(states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1])))
+        latent_mask = self.masks(lengths, ids.shape[1])[-1].squeeze(-1).long()
+        loss = reconstruction_loss = kl_loss = None
+        if labels is not None:
+            loss = label_cross_entropy(logits, labels, num_items_in_batch)
+            reconstruction_loss = loss.detach()
+            if log_variance is not None:
+                asked = labels != -100
+                if num_items_in_batch is None:
+                    num_items_in_batch = asked.sum()
+                # Of the latents that hold a token that is asked for.
+                counted = (
+                    torch.zeros_like(ids).scatter_add(1, places, asked.to(ids)).unflatten(1, (-1, self.config.ratio))
+                )
+                divergence = (self.kl_divergence(mean, log_variance) * counted.any(-1, keepdim=True)).sum()
+                weight = self.config.kl_weight * (self.kl_annealing if self.training else 1.0)
+                kl = weight * divergence / torch.as_tensor(num_items_in_batch, device=loss.device).clamp(min=1)
+                loss, kl_loss = loss + kl, kl.detach()
+        return CtaOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction_loss,
+            kl_loss=kl_loss,
+            logits=logits,
+            latents=latents,
+            latent_mask=latent_mask,
+        )
+
+    def tiles(self, batch, size, tile_length):
+        """Stretches of a text with what they can see: `(first, start, end, last)`, all in tokens.
+
+        Raises:
+            ValueError: where a tile is no multiple of the ratio.
+        """
+        if tile_length < 1 or tile_length % self.config.ratio:
+            raise ValueError(f"tile_length {tile_length} must be a multiple of the ratio {self.config.ratio}")
+        # As many tokens at once, however many texts they are of.
+        tile_length = max(tile_length // max(batch, 1) // self.config.ratio, 1) * self.config.ratio
+        reach = self.reach()
+        for start in range(0, max(size, 1), tile_length):
+            end = min(start + tile_length, size)
+            yield max(start - reach, 0), start, end, min(end + reach, size)
+
+    def encode(self, input_ids, attention_mask=None, tile_length=TILE_LENGTH, **kwargs):
+        """Encode texts of any length, one stretch after the other; the result is that of the whole.
+
+        Args:
+            input_ids, attention_mask: as of `forward`.
+            tile_length (`int`, defaults to 8192): tokens at once, over all texts; a multiple of the ratio.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, latent_length, latent_dim)`, the latents' means, a text's first one first.
+
+        Raises:
+            ValueError: where `tile_length` is no multiple of the ratio.
+        """
+        ids, lengths, _ = self.arranged(input_ids, attention_mask)
+        ratio, latents = self.config.ratio, []
+        for first, start, end, last in self.tiles(*ids.shape, tile_length):
+            mean, _ = self.encode_moments(ids[:, first:last], (lengths - first).clamp(0, last - first))
+            latents.append(mean[:, (start - first) // ratio : (end - first) // ratio])
+        return torch.cat(latents, dim=1)
+
+    def decoded_tiles(self, latents, lengths, tile_length):
+        """Scores of one stretch after the other, each of shape `(batch, tokens, vocabulary)`."""
+        ratio, size = self.config.ratio, latents.shape[1] * self.config.ratio
+        if lengths is None:
+            lengths = torch.full((len(latents),), size, device=latents.device)
+        for first, start, end, last in self.tiles(len(latents), size, tile_length):
+            part = latents[:, first // ratio : last // ratio]
+            states = self.decode_states(part, (lengths - first).clamp(0, last - first))
+            yield self.lm_head(states[:, start - first : end - first])
+
+    def decode(self, latents, lengths=None, tile_length=TILE_LENGTH):
+        """Decode latents of any length to scores.
+
+        Args:
+            latents (`torch.FloatTensor` of shape `(batch, latent_length, latent_dim)`).
+            lengths (`torch.LongTensor` of shape `(batch,)`, *optional*): tokens of each text; by default all that fit.
+            tile_length (`int`, defaults to 8192): tokens at once, over all texts; a multiple of the ratio.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, ratio * latent_length, vocabulary)`; beyond a text's length without meaning.
+
+        Raises:
+            ValueError: where `tile_length` is no multiple of the ratio.
+        """
+        return torch.cat(list(self.decoded_tiles(latents, lengths, tile_length)), dim=1)
+
+    def decode_tokens(self, latents, lengths=None, tile_length=TILE_LENGTH):
+        """The likeliest tokens, shape `(batch, ratio * latent_length)`, without ever holding all scores; arguments as of
+        [`decode`]."""
+        return torch.cat([scores.argmax(-1) for scores in self.decoded_tiles(latents, lengths, tile_length)], dim=1)
+
+    @torch.no_grad()
+    def reconstruct(self, texts, tokenizer, batch_size=32, stored=False):
+        """Encode texts and decode them from their latents alone.
+
+        Args:
+            texts (`list[str]`).
+            tokenizer: that the model was trained with.
+            batch_size (`int`, defaults to 32): texts at once.
+            stored (`bool`, defaults to `False`): round the latents to int8, as they would be stored.
+
+        Returns:
+            `list[str]`.
+
+        Raises:
+            ValueError: for one text instead of a list.
+        """
+        if isinstance(texts, str):
+            raise ValueError("reconstruct takes a list of texts, not one: give [text]")
+        training, written = self.training, []
+        self.eval()
+        try:
+            for start in range(0, len(texts), batch_size):
+                batch = texts[start : start + batch_size]
+                # Special tokens would be written back as text.
+                inputs = tokenizer(
+                    batch, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
+                )
+                ids, mask = inputs["input_ids"].long().to(self.device), inputs["attention_mask"].to(self.device)
+                latents = self.encode(ids, mask)
+                lengths = mask.sum(1)
+                tokens = self.decode_tokens(self.round_latents(latents) if stored else latents, lengths)
+                written += [tokenizer.decode(row[:n]) for row, n in zip(tokens, lengths.tolist(), strict=True)]
+        finally:
+            self.train(training)
+        return written
+
+    # The cost of latents
+
+    @torch.no_grad()
+    def information_bits(self, input_ids, attention_mask=None):
+        """Bits that a text's noisy latents carry: their divergence from the prior, without free bits, over ln 2.
+
+        Args:
+            input_ids, attention_mask: as of `forward`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch,)`.
+
+        Raises:
+            TypeError: where the model has no variance (`kl_weight` 0): its latents are stored as they are.
+        """
+        ids, lengths, _ = self.arranged(input_ids, attention_mask)
+        mean, log_variance = self.encode_moments(ids, lengths)
+        if log_variance is None:
+            raise TypeError("latents without variance carry what they are stored in: see latent_bits")
+        nats = normal_divergence(mean.float(), log_variance.float()).sum(-1)
+        return (nats * self.masks(lengths, ids.shape[1])[-1].squeeze(-1)).sum(1) / math.log(2)
+
+    def latent_scale(self, latents):
+        """Step of the int8 grid of each channel, shape `(latent_dim,)`: as [`fit_latent_scale`] found it, or, of normed latents,
+        wide enough for all.
+
+        Raises:
+            ValueError: where latents are not normed and no grid was fitted.
+        """
+        if self.scale.isnan().any():
+            raise ValueError(
+                "the range of these latents is unknown: call fit_latent_scale with latents of training text first"
+            )
+        return self.scale
+
+    def fit_latent_scale(self, latents):
+        """Set the grid such that the largest of given latents just fits: of training text, before a model is saved.
+
+        The grid is a buffer of the model, which an adapter does not save: merge it first.
+
+        Args:
+            latents (`torch.Tensor` of shape `(..., latent_dim)`): of real tokens only.
+        """
+        self.scale.copy_(latents.detach().float().flatten(0, -2).abs().amax(0).clamp(min=1e-6) / 127)
