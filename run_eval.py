@@ -5,6 +5,7 @@ python run_eval.py COMMAND [SETTINGS.yaml] [--field value ...]
 reconstruct      teacher-forced and free-running accuracy, and accuracy on hidden bytes; of the MLM encoder, on masked tokens
 attention        heat maps of a trained model's attention on a text
 rate-distortion  stored bits for each byte of text against what comes back
+tokens           how exactly CTA gives tokens back: of held-out text, of random tokens, rounded and noisy; what it gets wrong
 report           how well a run's noise control held its loss, and the curve
 packing          a picture of how words are packed into rows
 
@@ -17,12 +18,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import load_dataset
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, HfArgumentParser
 
-from modeling_textae import EncodzallConfig, EncodzallTokenizer, MlmEncoderConfig
+from modeling_textae import CtaConfig, EncodzallConfig, EncodzallTokenizer, MlmEncoderConfig
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
+from modeling_textae.data.noise import check_rate
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.masked_language import (
@@ -35,10 +38,25 @@ from modeling_textae.evaluation.masked_language import (
 )
 from modeling_textae.evaluation.ngrams import TokenCounts
 from modeling_textae.evaluation.plots import plot_packing, plot_training
-from modeling_textae.evaluation.rate_distortion import rate_distortion
+from modeling_textae.evaluation.rate_distortion import rate_distortion, token_rate_distortion
 from modeling_textae.evaluation.reconstruction import reconstruction_report, reconstruction_rows
 from modeling_textae.evaluation.report import report_file, table, write_report
 from modeling_textae.evaluation.texts import sample_passages, texts_of
+from modeling_textae.evaluation.tokens import (
+    byte_accuracy,
+    common_tokens,
+    decoded_from,
+    exactness,
+    latents_of,
+    random_samples,
+    stored_bits_per_byte,
+    text_samples,
+    token_bytes,
+    token_errors,
+    token_frequencies,
+    write_errors,
+)
+from modeling_textae.evaluation.tokens import run_report as token_report
 from modeling_textae.models.packing import pack_rows
 from modeling_textae.training.recipe import read_recipe_file, unknown_field
 
@@ -94,6 +112,31 @@ class AttentionArguments:
 
 
 @dataclass
+class TokensArguments:
+    """A token autoencoder, what it was trained on, and held-out text."""
+
+    checkpoint: str = field(metadata={"help": "Folder or Hub name."})
+    output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
+    train_file: list[str] = field(
+        default_factory=list, metadata={"help": "Training text to count tokens in; by default the embedded corpus's."}
+    )
+    data_file: list[str] = field(
+        default_factory=list, metadata={"help": "Held-out text; by default the embedded corpus's test split."}
+    )
+    samples: int = field(default=5000, metadata={"help": "Samples at most."})
+    length: int = field(default=512, metadata={"help": "Tokens of a sample."})
+    rarest: float = field(
+        default=0.1, metadata={"help": "Share of the training tokens, the rarest, that no sample has."}
+    )
+    bits: list[int] = field(
+        default_factory=lambda: [16, 8, 4], metadata={"help": "Bits a number is stored in; 2 to 8, 16."}
+    )
+    noise: float = field(default=0.3, metadata={"help": "Noise on stored latents, in their own root mean square."})
+    seed: int = field(default=0, metadata={"help": "Of the samples and the noise."})
+    batch_size: int = field(default=32, metadata={"help": "Samples at once."})
+
+
+@dataclass
 class ReportArguments:
     """A finished run."""
 
@@ -138,12 +181,19 @@ def reconstruct(arguments):
     """Teacher-forced and free-running accuracy, and accuracy on hidden bytes, beside a control without memory."""
     for path in [*arguments.data_file, *arguments.train_file, *([arguments.questions] if arguments.questions else [])]:
         file_format(path)  # before anything is fetched
-    if AutoConfig.from_pretrained(arguments.checkpoint).model_type == MlmEncoderConfig.model_type:
+    family = AutoConfig.from_pretrained(arguments.checkpoint).model_type
+    if family == MlmEncoderConfig.model_type:
         return masked_tokens(arguments)
     for name in ("questions", "train_file"):
         if getattr(arguments, name):
             raise ValueError(f"{name} is for the MLM encoder, and {arguments.checkpoint!r} is none")
     passages, head = held_out_passages(arguments)
+    if family == CtaConfig.model_type:
+        for name in ("control", "rates"):
+            if getattr(arguments, name):
+                raise ValueError(f"{name} is for families that hide what is to be told, and CTA does not")
+        figures, lines = token_report(*load(arguments.checkpoint), passages, batch_size=arguments.batch_size)
+        return figures, f"{head} Latents rounded to int8.\n\n```\n" + "\n".join(lines) + "\n```"
     rates = arguments.rates or [0.1, 0.2, 0.4]
     measure = {"rates": rates, "batch_size": arguments.batch_size, "seed": arguments.seed}
     results = {"model": reconstruction_report(*load(arguments.checkpoint), passages, **measure)}
@@ -228,8 +278,76 @@ def rate_distortion_table(arguments):
     model, tokenizer = load(arguments.checkpoint)
     if not (model.has_bottleneck and model.has_decoder):
         raise ValueError(f"{type(model).__name__} stores no latents: it has no rate")
-    rows = rate_distortion(model, tokenizer, passages, arguments.batch_size)
+    measure = token_rate_distortion if model.config.model_type == CtaConfig.model_type else rate_distortion
+    rows = measure(model, tokenizer, passages, arguments.batch_size)
     return {"rows": rows}, f"{head}\n\n{table(rows, list(rows[0]))}"
+
+
+def tokens(arguments):
+    """Token and sequence accuracy of a token autoencoder, as its latents are stored; errors beside the report as .jsonl."""
+    for path in [*arguments.train_file, *arguments.data_file]:
+        file_format(path)  # before anything is fetched
+    check_rate(arguments.rarest)
+    for name in ("samples", "length"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"{name} {getattr(arguments, name)} is too small: accepted is 1 and above")
+    if arguments.noise < 0:
+        raise ValueError(f"noise {arguments.noise} is negative: accepted are 0 and above")
+    if not arguments.bits or not set(arguments.bits) <= {*range(2, 9), 16}:
+        raise ValueError(f"bits {arguments.bits} are no way to store latents: accepted are 2 to 8, and 16 for bfloat16")
+    model, tokenizer = load(arguments.checkpoint)
+    if model.config.model_type != CtaConfig.model_type:
+        raise ValueError(f"{arguments.checkpoint!r} is no token autoencoder")
+    if arguments.train_file:
+        seen = load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"]
+    else:
+        seen = embedded_corpus()["train"]
+    counts = token_frequencies(encoded_rows(tokenizer, texts_of(seen)), len(tokenizer))
+    rows = list(encoded_rows(tokenizer, held_out_texts(arguments)))
+    common = common_tokens(counts, arguments.rarest)
+    text = text_samples(rows, arguments.length, arguments.samples, common, arguments.seed)
+    measured = {
+        "text": text,
+        "text, no token left out": text_samples(rows, arguments.length, arguments.samples, None, arguments.seed),
+        "random tokens": random_samples(np.flatnonzero(counts), text.shape, arguments.seed),
+    }
+    spelled = token_bytes(tokenizer)
+    results, errors = [], []
+    for name, samples in measured.items():
+        latents = latents_of(model, samples, arguments.batch_size)
+        written = [b"".join(spelled[i] for i in sample) for sample in samples]
+        for bits in arguments.bits:
+            for noise in (0.0, arguments.noise) if arguments.noise else (0.0,):
+                decoded = decoded_from(
+                    model, latents, arguments.length, bits, noise, arguments.seed, arguments.batch_size
+                )
+                results.append(
+                    {
+                        "samples": f"{name} (n = {len(samples)})",
+                        "bits": bits,
+                        "noise": noise,
+                        "bits per byte of text": stored_bits_per_byte(model, latents, written, bits),
+                        **{k: v for k, v in exactness(samples, decoded).items() if k.endswith("accuracy")},
+                        "byte accuracy": byte_accuracy(
+                            written, [b"".join(spelled[i] for i in sample) for sample in decoded]
+                        ),
+                    }
+                )
+                if name == "text" and bits == arguments.bits[0] and not noise:
+                    errors = token_errors(tokenizer, samples, decoded)
+    write_errors(report_file(arguments.output, ".jsonl"), errors)
+    head = (
+        f"{arguments.length} tokens a sample, one a text, seed {arguments.seed}. Text has only tokens that occur in training, "
+        f"without the rarest {arguments.rarest:.0%} of them. Noise in units of each channel's root mean square. "
+        f"{len(errors)} samples of text with errors at {arguments.bits[0]} bits."
+    )
+    return {"rows": results, "errors": len(errors)}, f"{head}\n\n{table(results, list(results[0]))}"
+
+
+def encoded_rows(tokenizer, texts):
+    """Yield the ids of texts, without special tokens."""
+    for i in range(0, len(texts), 1000):
+        yield from tokenizer(texts[i : i + 1000], add_special_tokens=False)["input_ids"]
 
 
 def report(arguments):
@@ -271,6 +389,7 @@ def packing(arguments):
 COMMANDS = {
     "reconstruct": (reconstruct, ReconstructArguments),
     "attention": (attention, AttentionArguments),
+    "tokens": (tokens, TokensArguments),
     "rate-distortion": (rate_distortion_table, CheckpointArguments),
     "report": (report, ReportArguments),
     "packing": (packing, PackingArguments),

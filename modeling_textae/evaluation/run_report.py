@@ -1,8 +1,9 @@
 """What a training run reports at its end, by family."""
 
-from . import masked_language, reconstruction
+from . import masked_language, reconstruction, tokens
 
 REPORTS = {
+    "cta": tokens.run_report,
     "encodzall": reconstruction.run_report,
     "mlm_encoder": masked_language.run_report,
 }

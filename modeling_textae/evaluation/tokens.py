@@ -1,0 +1,241 @@
+"""How exactly token autoencoders give tokens back: on held-out text, on random tokens, and what they get wrong."""
+
+import json
+
+import numpy as np
+import torch
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from .metrics import character_error_rate, exact_rate
+from .report import figure
+from .texts import batches
+
+
+def token_frequencies(rows, vocab_size):
+    """How often each token occurs.
+
+    Args:
+        rows: an iterable of lists of ids.
+        vocab_size (`int`).
+
+    Returns:
+        `np.ndarray` of int, shape `(vocab_size,)`.
+
+    Raises:
+        ValueError: for an id beyond the vocabulary.
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for ids in rows:
+        found = np.bincount(ids, minlength=vocab_size) if len(ids) else counts[:0]
+        if len(found) > vocab_size:
+            raise ValueError(f"token {len(found) - 1} is beyond the vocabulary of {vocab_size}")
+        counts[: len(found)] += found
+    return counts
+
+
+def common_tokens(counts, rarest=0.1):
+    """Which tokens occur, and are not among the rarest.
+
+    Args:
+        counts (`np.ndarray` of int): as of [`token_frequencies`].
+        rarest (`float`, defaults to 0.1): share of the tokens that occur, which is left out; of equally rare ones the later.
+
+    Returns:
+        `np.ndarray` of bool, of the counts' shape.
+    """
+    order = np.argsort(-counts, kind="stable")
+    seen = int((counts > 0).sum())
+    common = np.zeros(len(counts), dtype=bool)
+    common[order[: seen - int(seen * rarest)]] = True
+    return common
+
+
+def text_samples(rows, length, number, common=None, seed=0):
+    """Stretches of exactly so many tokens, one of each text that has as many, cut at a random place.
+
+    Args:
+        rows (`list[list[int]]`): the texts' ids. Shorter ones are left out.
+        length (`int`): tokens of a sample.
+        number (`int`): how many samples at most, drawn at random.
+        common (`np.ndarray` of bool, *optional*): tokens that a sample may have; one with any other is left out. By default all.
+        seed (`int`, defaults to 0): of places and draw.
+
+    Returns:
+        `np.ndarray` of int, shape `(samples, length)`, in the texts' order.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    generator = np.random.default_rng(seed)
+    samples = []
+    for ids in rows:
+        if len(ids) >= length:
+            start = generator.integers(len(ids) - length + 1)
+            sample = np.array(ids[start : start + length])
+            if common is None or common[sample].all():
+                samples.append(sample)
+    if not samples:
+        raise ValueError(f"no text has {length} tokens in a row that may be asked for")
+    if len(samples) > number:
+        samples = [samples[i] for i in np.sort(generator.choice(len(samples), number, replace=False))]
+    return np.stack(samples)
+
+
+def random_samples(allowed, shape, seed=0):
+    """Tokens drawn uniformly and independently, of a shape, from the allowed ids."""
+    return np.random.default_rng(seed).choice(np.asarray(allowed), shape)
+
+
+@torch.no_grad()
+def latents_of(model, samples, batch_size=32):
+    """Latents of samples, shape `(samples, latent_length, latent_dim)`."""
+    encoded = []
+    for _, batch in batches(samples, batch_size, "encode"):
+        encoded.append(model.encode(torch.from_numpy(batch).to(model.device)))
+    return torch.cat(encoded)
+
+
+@torch.no_grad()
+def decoded_from(model, latents, length, bits=8, noise=0.0, seed=0, batch_size=32):
+    """Decode samples from their latents as they would be stored.
+
+    Args:
+        model ([`CtaModel`]).
+        latents (`torch.Tensor` of shape `(samples, latent_length, latent_dim)`).
+        length (`int`): tokens of a sample.
+        bits (`int`, *optional*, defaults to 8): as of `round_latents`; `None` leaves the latents as they are.
+        noise (`float`, defaults to 0): standard deviation of noise on the stored latents, in units of each channel's own root
+            mean square over all samples.
+        seed (`int`, defaults to 0): of the noise.
+        batch_size (`int`, defaults to 32): samples at once.
+
+    Returns:
+        `np.ndarray` of int, shape `(samples, length)`.
+    """
+    stored = latents if bits is None else model.round_latents(latents, bits)
+    if noise:
+        scale = stored.flatten(0, -2).square().mean(0).sqrt()
+        drawn = torch.randn(stored.shape, generator=torch.Generator().manual_seed(seed))
+        stored = stored + drawn.to(stored) * scale * noise
+    decoded = []
+    for _, batch in batches(stored, batch_size, "decode"):
+        lengths = torch.full((len(batch),), length, device=batch.device)
+        decoded.append(model.decode_tokens(batch, lengths)[:, :length].cpu().numpy())
+    return np.concatenate(decoded)
+
+
+def token_bytes(tokenizer):
+    """The bytes of every token of a byte-level BPE tokenizer, `list[bytes]` by id; of special tokens those of their names.
+
+    Raises:
+        ValueError: where the tokenizer's tokens are not spelled in byte-level BPE's characters.
+    """
+    value = {character: byte for byte, character in bytes_to_unicode().items()}
+    special = set(tokenizer.all_special_ids)
+    found = []
+    for i, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        if i in special or token is None:
+            found.append((token or "").encode("utf-8"))
+        elif all(character in value for character in token):
+            found.append(bytes(value[character] for character in token))
+        else:
+            raise ValueError(f"token {token!r} is not of byte-level BPE: its bytes are unknown")
+    return found
+
+
+def exactness(samples, decoded):
+    """Shares of tokens and of whole samples that came back.
+
+    Returns:
+        `dict`: `token_accuracy`, `sequence_accuracy`, `samples`, `length`.
+    """
+    right = samples == decoded
+    return {
+        "token_accuracy": float(right.mean()),
+        "sequence_accuracy": float(right.all(1).mean()),
+        "samples": len(samples),
+        "length": samples.shape[1],
+    }
+
+
+def stored_bits_per_byte(model, latents, written, bits=8):
+    """Bits that latents take for each byte of their texts.
+
+    Args:
+        model ([`CtaModel`]).
+        latents (`torch.Tensor` of shape `(samples, latent_length, latent_dim)`): all of them a text's own.
+        written (`list[bytes]`): the texts.
+        bits (`int`, defaults to 8): for each number.
+    """
+    mask = torch.ones(latents.shape[:2])
+    return float(model.latent_bits(latents, mask, bits).sum()) / sum(map(len, written))
+
+
+def byte_accuracy(texts, decoded):
+    """Share of the bytes of texts (`list[bytes]`) that stand where they stood; what comes after an insertion counts as wrong."""
+    right = total = 0
+    for text, other in zip(texts, decoded, strict=True):
+        a, b = np.frombuffer(text, np.uint8), np.frombuffer(other, np.uint8)
+        n = min(len(a), len(b))
+        right, total = right + int((a[:n] == b[:n]).sum()), total + len(a)
+    return right / total
+
+
+def token_errors(tokenizer, samples, decoded):
+    """The samples that did not come back, as what an error report holds of each.
+
+    Returns:
+        `list[dict]`: `sample` (its number), `text` and `decoded_text`, `ids` and `decoded_ids`, and `wrong`, the places.
+    """
+    return [
+        {
+            "sample": int(i),
+            "text": tokenizer.decode(samples[i]),
+            "decoded_text": tokenizer.decode(decoded[i]),
+            "ids": samples[i].tolist(),
+            "decoded_ids": decoded[i].tolist(),
+            "wrong": np.flatnonzero(samples[i] != decoded[i]).tolist(),
+        }
+        for i in np.flatnonzero((samples != decoded).any(1))
+    ]
+
+
+def write_errors(path, errors):
+    """Write errors as JSON lines."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+
+
+@torch.no_grad()
+def run_report(model, tokenizer, passages, samples=3, batch_size=32):
+    """What a training run reports of its model on held-out passages, latents stored as int8.
+
+    Args:
+        model ([`CtaModel`]), tokenizer, passages (`list[str]`).
+        samples (`int`, defaults to 3): passages to show as they came back.
+        batch_size (`int`, defaults to 32): passages at once.
+
+    Returns:
+        `tuple[dict, list[str]]`: the figures, and lines to print.
+    """
+    written, right, total, stored = [], 0, 0, 0
+    for _, batch in batches(passages, batch_size, "passages"):
+        inputs = tokenizer(batch, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
+        ids, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
+        latents = model.encode(ids, mask)
+        decoded = model.decode_tokens(model.round_latents(latents), mask.sum(1))[:, : ids.shape[1]]
+        right += int(((decoded == ids) & (mask == 1)).sum())
+        total += int(mask.sum())
+        stored += int(model.latent_bits(latents, model.latent_mask(mask)).sum())
+        written += [tokenizer.decode(row[real == 1]) for row, real in zip(decoded, mask, strict=True)]
+    figures = {
+        "token_accuracy": right / total,
+        "exact_rate": exact_rate(written, passages),
+        "character_error_rate": character_error_rate(written, passages),
+        "bits_per_byte": stored / sum(len(p.encode("utf-8")) for p in passages),
+    }
+    lines = [f"{name.replace('_', ' ')}: {figure(value)}" for name, value in figures.items()]
+    shown = [{"clean": a, "decoded": b} for a, b in zip(passages[:samples], written, strict=False)]
+    for sample in shown:
+        lines += ["", *(f"{name + ':':<8} {text!r}" for name, text in sample.items())]
+    return figures | {"reconstructed": shown}, lines
