@@ -129,7 +129,7 @@ class TokensArguments:
         default=0.1, metadata={"help": "Share of the training tokens, the rarest, that no sample has."}
     )
     bits: list[int] = field(
-        default_factory=lambda: [16, 8, 4], metadata={"help": "Bits a number is stored in; 2 to 8, 16."}
+        default_factory=lambda: [16, 8, 4], metadata={"help": "Bits a number is stored in; 1 to 8, 16."}
     )
     noise: float = field(default=0.3, metadata={"help": "Noise on stored latents, in their own root mean square."})
     seed: int = field(default=0, metadata={"help": "Of the samples and the noise."})
@@ -293,8 +293,8 @@ def tokens(arguments):
             raise ValueError(f"{name} {getattr(arguments, name)} is too small: accepted is 1 and above")
     if arguments.noise < 0:
         raise ValueError(f"noise {arguments.noise} is negative: accepted are 0 and above")
-    if not arguments.bits or not set(arguments.bits) <= {*range(2, 9), 16}:
-        raise ValueError(f"bits {arguments.bits} are no way to store latents: accepted are 2 to 8, and 16 for bfloat16")
+    if not arguments.bits or not set(arguments.bits) <= {*range(1, 9), 16}:
+        raise ValueError(f"bits {arguments.bits} are no way to store latents: accepted are 1 to 8, and 16 for bfloat16")
     model, tokenizer = load(arguments.checkpoint)
     if model.config.model_type != CtaConfig.model_type:
         raise ValueError(f"{arguments.checkpoint!r} is no token autoencoder")

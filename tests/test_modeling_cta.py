@@ -147,7 +147,7 @@ def test_without_a_mask_every_token_counts():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["latent_noise", "latent_dropout", "token_dropout"])
+@pytest.mark.parametrize("name", ["latent_noise", "sign_rate", "latent_dropout", "token_dropout"])
 def test_noise_is_for_training_alone_and_as_strong_as_it_says(name):
     inputs = ids_of(*[LONG] * 40)
     model, plain = build(**{name: 0.3}), build()
@@ -156,6 +156,10 @@ def test_noise_is_for_training_alone_and_as_strong_as_it_says(name):
     clean, noisy = plain(**inputs).latents, model(**inputs).latents
     if name == "latent_noise":
         assert (noisy - clean).std().item() == pytest.approx(0.3, rel=0.02)
+    elif name == "sign_rate":
+        signs = (noisy == clean.sign()).all(-1)
+        assert signs.float().mean().item() == pytest.approx(0.3, rel=0.1)
+        assert torch.equal(noisy[~signs], clean[~signs])
     elif name == "latent_dropout":
         assert (noisy == 0).float().mean().item() == pytest.approx(0.3, rel=0.05)
         assert torch.equal(noisy[noisy != 0], clean[noisy != 0])
@@ -164,6 +168,13 @@ def test_noise_is_for_training_alone_and_as_strong_as_it_says(name):
         model.encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
         model(**inputs)
         assert (seen[0] == 0).all(-1).float().mean().item() == pytest.approx(0.3, rel=0.05)
+
+
+def test_signs_pass_their_gradient_straight_through():
+    model = build(sign_rate=0.999)
+    mean = torch.randn(2, 50, 8, requires_grad=True)
+    model.perturb(mean, None).sum().backward()
+    assert torch.equal(mean.grad, torch.ones_like(mean))
 
 
 @torch.no_grad()
@@ -211,28 +222,46 @@ def test_the_loss_is_cross_entropy_and_weighted_divergence_of_real_latents():
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("bits", "steps"), [(8, 127), (4, 7)])
-def test_stored_latents_are_off_by_half_a_step_at_most(bits, steps, dtype):
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_stored_latents_are_the_nearest_of_few_levels(bits, dtype):
     model = build().to(dtype)
-    inputs = ids_of(*TEXTS)
-    latents = model.encode(**inputs)[0]
+    latents = model.encode(**ids_of(*TEXTS))[0]
+    widest = latents.float().abs().amax(0)
     model.fit_latent_scale(latents)
-    largest = latents.abs().amax(0)
-    stored = model.round_latents(latents, bits)
-    # Half a step, and what the type itself rounds: the latent, the step, and what is read back.
-    own = 3 * torch.finfo(dtype).eps * largest + 1e-6
-    assert ((stored - latents).abs() <= largest / steps / 2 + own).all()
-    assert ((stored.abs().amax(0) - largest).abs() <= own).all()
-    assert all(len(channel.unique()) <= 2 * steps + 1 for channel in stored.T)
+    stored, step = model.round_latents(latents, bits), model.latent_scale(bits)
+    levels = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1)) + 0.5
+    nearest = levels * step.float()[:, None]
+    for channel, found, grid in zip(latents.T.float(), stored.T.float(), nearest, strict=True):
+        assert len(found.unique()) <= 2**bits
+        own = 2 * torch.finfo(dtype).eps * channel.abs().max()
+        distance = (channel[:, None] - grid).abs().amin(1)
+        torch.testing.assert_close((channel - found).abs(), distance, atol=float(own) + 1e-6, rtol=0)
+    # No worse than the grid that holds every value, but for what a coarse type rounds.
+    plain = (
+        (((latents.float() / (2 * widest / 2**bits)).floor() + 0.5).clamp(levels[0], levels[-1])) * 2 * widest / 2**bits
+    )
+    assert (stored - latents).square().mean() <= (plain - latents).square().mean() * 1.01 + torch.finfo(
+        dtype
+    ).eps ** 2 * widest.max() ** 2
     assert model.latent_bits(latents[None], torch.ones(1, 5), bits).item() == 5 * 8 * bits
     assert (model.round_latents(latents, 16) - latents).abs().max() < 0.02
     with pytest.raises(ValueError, match="bits 9 are no way"):
         model.round_latents(latents, 9)
 
 
+@torch.no_grad()
+def test_grids_of_normal_latents_have_the_steps_of_the_literature():
+    model = build()
+    torch.manual_seed(0)
+    model.fit_latent_scale(torch.randn(50_000, 8))
+    # Max 1960, table 2.
+    for bits, step in ((1, 1.596), (2, 0.9957), (3, 0.5860), (4, 0.3352), (5, 0.1881)):
+        assert model.latent_scale(bits).mean().item() == pytest.approx(step, rel=0.04)
+
+
 def test_the_grid_holds_every_normed_latent_before_it_is_fitted_and_is_unknown_of_others(tmp_path):
     normed, free = build(), build(latent_norm=False)
-    assert normed.scale.tolist() == pytest.approx([8**0.5 / 127] * 8)
+    assert normed.latent_scale(8).tolist() == pytest.approx([8**0.5 / 128] * 8)
     with pytest.raises(ValueError, match="call fit_latent_scale"):
         free.reconstruct(["text"], textae.CtaTokenizer(), stored=True)
     normed.fit_latent_scale(torch.linspace(-2, 1, 80).view(10, 8))
@@ -241,7 +270,7 @@ def test_the_grid_holds_every_normed_latent_before_it_is_fitted_and_is_unknown_o
     weights = {name: value for name, value in normed.state_dict().items() if name != "scale"}
     normed.save_pretrained(tmp_path / "without", state_dict=weights)
     again = textae.CtaModel.from_pretrained(tmp_path / "without")
-    assert again.scale.tolist() == pytest.approx([8**0.5 / 127] * 8)
+    assert again.latent_scale(8).tolist() == pytest.approx([8**0.5 / 128] * 8)
 
 
 @torch.no_grad()
@@ -307,6 +336,7 @@ def test_presets_have_the_sizes_they_claim():
         ({"num_blocks": [1, 1]}, "num_blocks .* must name 3 numbers"),
         ({"kernel_size": 4}, "kernel_size 4 has no middle"),
         ({"latent_noise": 0.3, "latent_norm": False}, "latent_noise 0.3 has no unit"),
+        ({"sign_rate": 0.3, "latent_norm": False}, "sign_rate 0.3 has no unit"),
         ({"token_dropout": 1.0}, "token_dropout 1.0 is no rate"),
         ({"kl_weight": -1.0}, "kl_weight -1.0 is negative"),
     ],

@@ -38,7 +38,7 @@ class TextAutoencoder(PreTrainedModel):
     - `forward(..., labels) -> output`, whose every `<part>_loss` is logged under that name. Each part is a sum over
       labels divided by `num_items_in_batch`, the number of labels, so that accumulated steps equal one large batch.
 
-    The default bottleneck has no noise: its latents are stored as int8 numbers, one scale a channel.
+    The default bottleneck has no noise: its latents are stored as int8 numbers, or fewer bits, one scale a channel.
     """
 
     base_model_prefix = "model"
@@ -46,17 +46,19 @@ class TextAutoencoder(PreTrainedModel):
     has_decoder = True
     _no_split_modules: list[str] = []
 
-    def latent_scale(self, latents):
-        """Step of the int8 grid of each channel, shape `(channels,)`: the scale is part of the model, not of the text."""
-        raise TypeError(f"{type(self).__name__} names no scale for its latents, so they cannot be stored as int8")
+    def latent_scale(self, bits=8):
+        """Step of the grid of each channel, shape `(channels,)`: the scale is part of the model, not of the text."""
+        raise TypeError(f"{type(self).__name__} names no scale for its latents, so they cannot be stored as int{bits}")
 
     def round_latents(self, latents, bits=8):
-        """Round latents to what would be stored: whole numbers with one scale a channel, or bfloat16.
+        """Round latents to what would be stored: `2 ** bits` levels evenly around zero with one step a channel, or bfloat16.
+
+        Source of the levels: the uniform quantizer without a level at zero of Max 1960, "Quantizing for minimum distortion",
+        which wastes none of the few levels of a small number of bits.
 
         Args:
             latents (`torch.Tensor` of shape `(..., channels)`).
-            bits (`int`, defaults to 8): for each number; 2 to 8, or 16 for bfloat16. Fewer bits span the same range in
-                larger steps.
+            bits (`int`, defaults to 8): for each number; 1 to 8, or 16 for bfloat16.
 
         Returns:
             `torch.Tensor` of the same shape and dtype.
@@ -66,11 +68,9 @@ class TextAutoencoder(PreTrainedModel):
         """
         if bits == 16:
             return latents.to(torch.bfloat16).to(latents.dtype)
-        if bits not in range(2, 9):
-            raise ValueError(f"bits {bits} are no way to store a latent: accepted are 2 to 8, and 16 for bfloat16")
-        top = 2 ** (bits - 1) - 1
-        scale = self.latent_scale(latents).float() * (127 / top)
-        return ((latents.float() / scale).round().clamp(-top, top) * scale).to(latents.dtype)
+        if bits not in range(1, 9):
+            raise ValueError(f"bits {bits} are no way to store a latent: accepted are 1 to 8, and 16 for bfloat16")
+        return on_grid(latents.float(), self.latent_scale(bits).float(), bits).to(latents.dtype)
 
     def latent_bits(self, latents, mask, bits=8):
         """Bits that the latents of each text take once rounded by `round_latents`.
@@ -89,6 +89,12 @@ class TextAutoencoder(PreTrainedModel):
         if not self.has_bottleneck:
             raise TypeError(f"{type(self).__name__} has no bottleneck: its vectors are not stored")
         return mask.sum(-1) * latents.shape[-1] * bits
+
+
+def on_grid(values, step, bits):
+    """The nearest of `2 ** bits` levels, half a step, one and a half and so on to either side of zero."""
+    half = 2 ** (bits - 1)
+    return ((values / step).floor().clamp(-half, half - 1) + 0.5) * step
 
 
 def label_cross_entropy(logits, labels, num_items_in_batch=None, focal_gamma=0.0):

@@ -38,6 +38,8 @@ class CtaConfig(PreTrainedConfig):
         free_bits (`float`, defaults to 0): bits of KL that each number of a latent may have for nothing; CALM's 0.5 nats are
             0.72 bits.
         latent_noise (`float`, defaults to 0): standard deviation of noise on normed latents in training.
+        sign_rate (`float`, defaults to 0): rate of normed latents of which training decodes the signs alone, the gradient passed
+            straight through, so that they survive one bit a number.
         latent_dropout (`float`, defaults to 0): rate of numbers of a latent set to 0 in training.
         token_dropout (`float`, defaults to 0): rate of tokens hidden from the encoder in training.
         dropout (`float`, defaults to 0): rate on each block's output.
@@ -72,6 +74,7 @@ class CtaConfig(PreTrainedConfig):
     kl_weight: float | int = 0.0
     free_bits: float | int = 0.0
     latent_noise: float | int = 0.0
+    sign_rate: float | int = 0.0
     latent_dropout: float | int = 0.0
     token_dropout: float | int = 0.0
     dropout: float | int = 0.0
@@ -90,7 +93,7 @@ class CtaConfig(PreTrainedConfig):
         check_sizes(self, ("vocab_size", "hidden_size", "num_levels", "latent_dim"))
         if self.embedding_size is not None:
             check_sizes(self, ("embedding_size",))
-        check_rates(self, ("dropout", "latent_dropout", "token_dropout"))
+        check_rates(self, ("dropout", "sign_rate", "latent_dropout", "token_dropout"))
         check_not_negative(self, ("kl_weight", "free_bits", "latent_noise"))
         check_positive(self, ("channel_growth", "norm_eps", "initializer_range"))
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -104,10 +107,11 @@ class CtaConfig(PreTrainedConfig):
                 f"num_blocks {self.num_blocks} must name {self.num_levels + 1} numbers, one for tokens and one for each of "
                 f"num_levels {self.num_levels}"
             )
-        if self.latent_noise and not self.latent_norm:
-            raise ValueError(
-                f"latent_noise {self.latent_noise} has no unit without latent_norm: give one or none of them"
-            )
+        for name in ("latent_noise", "sign_rate"):
+            if getattr(self, name) and not self.latent_norm:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} has no unit without latent_norm: give one or none of them"
+                )
 
     @property
     def ratio(self):

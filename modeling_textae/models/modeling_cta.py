@@ -14,11 +14,12 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
-from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
+from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy, on_grid
 from .configuration_cta import CtaConfig
 from .convolution import overlap_add, windows
 
 TILE_LENGTH = 8192
+GRID_BITS = range(1, 9)
 
 
 @dataclass
@@ -232,8 +233,8 @@ class CtaModel(TextAutoencoder):
         self.encoder = CtaEncoder(config)
         self.decoder = CtaDecoder(config)
         self.lm_head = nn.Linear(embedding_width(config), config.vocab_size)
-        # Step of each channel's int8 grid, which `fit_latent_scale` narrows.
-        self.register_buffer("scale", torch.empty(config.latent_dim))
+        # Step of each channel's grid, for every number of bits, which `fit_latent_scale` narrows.
+        self.register_buffer("scale", torch.empty(len(GRID_BITS), config.latent_dim))
         self.kl_annealing = 1.0
         self.gradient_checkpointing = False
         self.post_init()
@@ -246,7 +247,8 @@ class CtaModel(TextAutoencoder):
         elif isinstance(module, CtaModel):
             # No number of a normed latent is larger than the root of how many there are; of others nothing is known.
             largest = self.config.latent_dim**0.5 if self.config.latent_norm else math.nan
-            init.constant_(module.scale, largest / 127)
+            levels = torch.tensor([[2.0**bits] for bits in GRID_BITS])
+            init.copy_(module.scale, (2 * largest / levels).expand(-1, self.config.latent_dim))
 
     # Lengths
 
@@ -304,10 +306,14 @@ class CtaModel(TextAutoencoder):
         return self.masks(lengths, size + -size % self.config.ratio)[-1].squeeze(-1).long()
 
     def perturb(self, mean, log_variance):
-        """Latents as they are decoded in training: sampled, noisy and thinned, as far as the configuration says."""
+        """Latents as they are decoded in training: sampled, rounded, noisy and thinned, as far as the configuration says."""
         config, latents = self.config, mean
         if log_variance is not None:
             latents = latents + torch.randn_like(latents) * (0.5 * log_variance).exp()
+        if config.sign_rate:
+            signs = torch.where(latents < 0, -1.0, 1.0).to(latents.dtype)
+            chosen = torch.rand(latents.shape[:-1], device=latents.device) < config.sign_rate
+            latents = latents + ((signs - latents) * chosen.unsqueeze(-1)).detach()
         if config.latent_noise:
             latents = latents + torch.randn_like(latents) * config.latent_noise
         if config.latent_dropout:
@@ -495,9 +501,9 @@ class CtaModel(TextAutoencoder):
         nats = normal_divergence(mean.float(), log_variance.float()).sum(-1)
         return (nats * self.masks(lengths, ids.shape[1])[-1].squeeze(-1)).sum(1) / math.log(2)
 
-    def latent_scale(self, latents):
-        """Step of the int8 grid of each channel, shape `(latent_dim,)`: as [`fit_latent_scale`] found it, or, of normed latents,
-        wide enough for all.
+    def latent_scale(self, bits=8):
+        """Step of the grid of each channel, shape `(latent_dim,)`: as [`fit_latent_scale`] found it, or, of normed latents, wide
+        enough for all.
 
         Raises:
             ValueError: where latents are not normed and no grid was fitted.
@@ -506,14 +512,22 @@ class CtaModel(TextAutoencoder):
             raise ValueError(
                 "the range of these latents is unknown: call fit_latent_scale with latents of training text first"
             )
-        return self.scale
+        return self.scale[bits - GRID_BITS.start]
 
+    @torch.no_grad()
     def fit_latent_scale(self, latents):
-        """Set the grid such that the largest of given latents just fits: of training text, before a model is saved.
+        """Set the grids such that given latents, of training text, are rounded with the least mean square error: before a
+        model is saved.
 
-        The grid is a buffer of the model, which an adapter does not save: merge it first.
+        The grids are a buffer of the model, which an adapter does not save: merge it first.
 
         Args:
             latents (`torch.Tensor` of shape `(..., latent_dim)`): of real tokens only.
         """
-        self.scale.copy_(latents.detach().float().flatten(0, -2).abs().amax(0).clamp(min=1e-6) / 127)
+        values = latents.float().flatten(0, -2)
+        widest = values.abs().amax(0).clamp(min=1e-6)
+        for row, bits in zip(self.scale, GRID_BITS, strict=True):
+            # From a grid that holds all values down to one that cuts off all but the smallest.
+            steps = 2 * widest / 2**bits * torch.linspace(1, 0.1, 46, device=widest.device)[:, None]
+            errors = torch.stack([(on_grid(values, step, bits) - values).square().mean(0) for step in steps])
+            row.copy_(steps.gather(0, errors.argmin(0, keepdim=True))[0])

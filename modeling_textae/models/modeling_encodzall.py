@@ -462,9 +462,9 @@ class EncodzallModel(EncodzallPreTrainedModel):
         """Return the words' vectors, shape `(batch, words, hidden_size)`; arguments as of `forward`."""
         return self(input_ids, attention_mask, word_index, return_dict=True).last_hidden_state
 
-    def latent_scale(self, latents):
-        """A 127th of eight standard deviations, by the final norm's weights."""
-        return self.norm.weight.detach().abs().clamp(min=1e-6) * (8 / 127)
+    def latent_scale(self, bits=8):
+        """Eight standard deviations to either side, by the final norm's weights, in as many steps as there are levels."""
+        return self.norm.weight.detach().abs().clamp(min=1e-6) * (16 / 2**bits)
 
 
 class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
@@ -602,8 +602,8 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
     def get_encoder(self, *args, **kwargs):
         return self.model
 
-    def latent_scale(self, latents):
-        return self.model.latent_scale(latents)
+    def latent_scale(self, bits=8):
+        return self.model.latent_scale(bits)
 
     def encode(self, input_ids, attention_mask=None, word_index=None):
         """Return the words' vectors, shape `(batch, words, hidden_size)`; arguments as of [`EncodzallModel`]."""
