@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 
-.PHONY: demo test slow lint cards benchmark clean
+.PHONY: demo test slow browser lint cards benchmark clean
 
 # torch goes first: another package's wider range would choose its largest build.
 $(VENV)/installed: setup.cfg setup.py
@@ -16,6 +16,10 @@ $(VENV)/installed: setup.cfg setup.py
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) --editable ".[test]"
+	touch $@
+
+$(VENV)/installed-browser: $(VENV)/installed-test
+	$(PIP) --editable ".[browser]"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
@@ -31,6 +35,10 @@ test: $(VENV)/installed-test
 slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
 
+# Debian's chromium and chromium-driver must be there.
+browser: $(VENV)/installed-browser
+	$(BIN)/python -m pytest -m browser
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +50,7 @@ benchmark: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/encodzall_throughput.py
 	$(BIN)/python benchmarks/byte_tokenizer.py
 	$(BIN)/python benchmarks/mlm_encoder_bert.py throughput
+	$(BIN)/python benchmarks/cta_t5.py
 
 clean:
 	rm -rf $(VENV) runs hub build *.egg-info

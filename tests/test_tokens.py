@@ -10,10 +10,12 @@ import run_eval
 from modeling_textae.evaluation.tokens import (
     byte_accuracy,
     common_tokens,
+    compared_tokens,
     decoded_from,
     exactness,
     latents_of,
     random_samples,
+    read_errors,
     run_report,
     stored_bits_per_byte,
     text_samples,
@@ -112,6 +114,33 @@ def test_errors_name_their_places(tmp_path):
     write_errors(tmp_path / "errors.jsonl", token_errors(tokenizer, samples, decoded))
     (error,) = [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
     assert (error["sample"], error["wrong"], error["text"], error["decoded_text"]) == (1, [2], "efgh", "efah")
+
+
+def test_two_texts_are_compared_place_by_place():
+    tokenizer = textae.CtaTokenizer()
+    ids = tokenizer("some text", add_special_tokens=False)["input_ids"]
+    decoded = [*ids[:2], *tokenizer("xy", add_special_tokens=False)["input_ids"], *ids[4:]]
+    first, second = compared_tokens(tokenizer, ids, decoded)
+    assert first == [("so", None), ("me", "lost"), (" text", None)]
+    assert second == [("so", None), ("xy", "wrong"), (" text", None)]
+
+
+def test_error_files_are_read_back_and_refused_by_line(tmp_path):
+    tokenizer = textae.CtaTokenizer()
+    samples = np.array([tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("abc", "abd")])
+    errors = token_errors(tokenizer, samples, np.roll(samples, 1, axis=0))
+    write_errors(tmp_path / "errors.jsonl", errors)
+    assert read_errors(tmp_path / "errors.jsonl") == [
+        {"sample": i, "text": text, "ids": samples[i].tolist(), "wrong": [2]} for i, text in enumerate(("abc", "abd"))
+    ]
+    for text, message in (
+        ("", "has no error cases"),
+        ('{"sample": 1}\n', "line 1 is no error"),
+        ("\n", "line 1 is no"),
+    ):
+        (tmp_path / "bad.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_errors(tmp_path / "bad.jsonl")
 
 
 def test_bytes_are_compared_where_they_stand():

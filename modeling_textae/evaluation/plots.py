@@ -65,3 +65,23 @@ def plot_packing(symbols, segments, mask, path):
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def latent_figure(latents, ratio):
+    """Latents as an image: a column for each vector, a row for each of its numbers.
+
+    Args:
+        latents (`np.ndarray` of shape `(latent_length, latent_dim)`), ratio (`int`): tokens of a vector.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    figure, axis = plt.subplots(figsize=(10, 3), layout="constrained")
+    top = max(float(abs(latents).max(initial=0)), 1e-6)
+    image = axis.imshow(latents.T, aspect="auto", cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.set_xlabel(f"latent ({ratio} tokens each)")
+    axis.set_ylabel("channel")
+    figure.colorbar(image)
+    return figure

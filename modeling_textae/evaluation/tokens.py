@@ -1,6 +1,7 @@
 """How exactly token autoencoders give tokens back: on held-out text, on random tokens, and what they get wrong."""
 
 import json
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -204,6 +205,47 @@ def write_errors(path, errors):
     """Write errors as JSON lines."""
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+
+
+def read_errors(path):
+    """The error cases of a file that `run_eval.py tokens` wrote.
+
+    Returns:
+        `list[dict]`: as of [`token_errors`].
+
+    Raises:
+        ValueError: for a line that is no error case, by its number, or a file without any.
+    """
+    errors = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                error = json.loads(line)
+                errors.append({name: error[name] for name in ("sample", "text", "ids", "wrong")})
+            except (ValueError, KeyError, TypeError) as problem:
+                raise ValueError(f"{path} line {number} is no error case: {problem!r}") from problem
+    if not errors:
+        raise ValueError(f"{path} has no error cases")
+    return errors
+
+
+def compared_tokens(tokenizer, ids, decoded):
+    """Two texts as stretches of equal and of different tokens, place by place.
+
+    Args:
+        tokenizer: of the tokens.
+        ids, decoded (`list[int]`): of one length.
+
+    Returns:
+        `tuple[list[tuple[str, str | None]], list[tuple[str, str | None]]]`: text and label, "lost" in the first, "wrong" in the
+        second, `None` where both agree.
+    """
+    first, second = [], []
+    for same, places in groupby(range(len(ids)), lambda i: ids[i] == decoded[i]):
+        places = list(places)
+        first.append((tokenizer.decode([ids[i] for i in places]), None if same else "lost"))
+        second.append((tokenizer.decode([decoded[i] for i in places]), None if same else "wrong"))
+    return first, second
 
 
 @torch.no_grad()
