@@ -170,6 +170,30 @@ def test_noise_is_for_training_alone_and_as_strong_as_it_says(name):
         assert (seen[0] == 0).all(-1).float().mean().item() == pytest.approx(0.3, rel=0.05)
 
 
+def test_sampled_candidates_are_told_as_if_the_vocabulary_were_they():
+    model = build(num_negatives=5).train()
+    inputs = ids_of(*TEXTS)
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    labels[0, 1] = -100
+    torch.manual_seed(0)
+    output = model(**inputs, labels=labels)
+    torch.manual_seed(0)
+    others = torch.randint(model.config.vocab_size, (5,))
+    assert output.logits is None
+    logits = build().train()(**inputs).logits
+    among = torch.zeros(model.config.vocab_size, dtype=torch.bool)
+    among[labels[labels != -100]] = among[others] = True
+    expected = torch.nn.functional.cross_entropy(
+        logits.masked_fill(~among, -torch.inf).flatten(0, 1), labels.flatten(), ignore_index=-100
+    )
+    torch.testing.assert_close(output.loss, expected)
+    output.loss.backward()
+    assert ((model.lm_head.bias.grad != 0) == among).all()
+    whole = model.eval()(**inputs, labels=labels)
+    assert torch.equal(whole.logits, build()(**inputs).logits)
+    assert whole.loss > expected
+
+
 def test_signs_pass_their_gradient_straight_through():
     model = build(sign_rate=0.999)
     mean = torch.randn(2, 50, 8, requires_grad=True)
@@ -337,6 +361,7 @@ def test_presets_have_the_sizes_they_claim():
         ({"kernel_size": 4}, "kernel_size 4 has no middle"),
         ({"latent_noise": 0.3, "latent_norm": False}, "latent_noise 0.3 has no unit"),
         ({"sign_rate": 0.3, "latent_norm": False}, "sign_rate 0.3 has no unit"),
+        ({"num_negatives": 0}, "num_negatives"),
         ({"token_dropout": 1.0}, "token_dropout 1.0 is no rate"),
         ({"kl_weight": -1.0}, "kl_weight -1.0 is negative"),
     ],

@@ -42,6 +42,9 @@ class CtaConfig(PreTrainedConfig):
             straight through, so that they survive one bit a number.
         latent_dropout (`float`, defaults to 0): rate of numbers of a latent set to 0 in training.
         token_dropout (`float`, defaults to 0): rate of tokens hidden from the encoder in training.
+        num_negatives (`int`, *optional*): in training, tell each token only from those in the batch and so many others, drawn
+            anew at each step, for which a large vocabulary's scores are never all computed. By default from all. The loss is
+            then the lower, and depends on what shares a batch.
         dropout (`float`, defaults to 0): rate on each block's output.
         norm_eps (`float`, defaults to 1e-6): added to the mean square in norms.
         initializer_range (`float`, defaults to 0.02): standard deviation of initial weights.
@@ -77,6 +80,7 @@ class CtaConfig(PreTrainedConfig):
     sign_rate: float | int = 0.0
     latent_dropout: float | int = 0.0
     token_dropout: float | int = 0.0
+    num_negatives: int | None = None
     dropout: float | int = 0.0
     norm_eps: float = 1e-6
     initializer_range: float = 0.02
@@ -91,8 +95,7 @@ class CtaConfig(PreTrainedConfig):
     def validate_sizes(self):
         """Refuse sizes that no model can have; called by the base class with its other validations."""
         check_sizes(self, ("vocab_size", "hidden_size", "num_levels", "latent_dim"))
-        if self.embedding_size is not None:
-            check_sizes(self, ("embedding_size",))
+        check_sizes(self, [name for name in ("embedding_size", "num_negatives") if getattr(self, name) is not None])
         check_rates(self, ("dropout", "sign_rate", "latent_dropout", "token_dropout"))
         check_not_negative(self, ("kl_weight", "free_bits", "latent_noise"))
         check_positive(self, ("channel_growth", "norm_eps", "initializer_range"))

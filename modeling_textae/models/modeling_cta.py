@@ -31,7 +31,8 @@ class CtaOutput(AutoencoderOutput):
         reconstruction_loss (`torch.FloatTensor` of shape `()`): cross-entropy of the tokens, detached.
         kl_loss (`torch.FloatTensor` of shape `()`): weighted divergence of the latents from their prior, detached; only with
             `kl_weight`.
-        logits (`torch.FloatTensor` of shape `(batch, length, vocabulary)`): scores of each token.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocabulary)`): scores of each token; none in training with
+            `num_negatives`.
         latents (`torch.FloatTensor` of shape `(batch, latent_length, latent_dim)`): as decoded, the first a text's first.
         latent_mask (`torch.LongTensor` of shape `(batch, latent_length)`): 1 where a latent has a token, 0 on padding.
         hidden_states, attentions: none.
@@ -320,6 +321,21 @@ class CtaModel(TextAutoencoder):
             latents = latents * (torch.rand_like(latents) >= config.latent_dropout).to(latents.dtype)
         return latents
 
+    def candidate_scores(self, states, labels):
+        """Scores of the tokens that are asked for anywhere in the batch, and of random others.
+
+        Source: Jean et al. 2015, "On using very large target vocabulary for neural machine translation", section 3, its
+        partitions drawn at random and without a correction of the scores.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: scores of shape `(batch, length, candidates)`, and the labels as places among
+            the candidates, -100 where they were.
+        """
+        others = torch.randint(self.config.vocab_size, (self.config.num_negatives,), device=labels.device)
+        candidates = torch.cat([labels[labels != -100], others]).unique()
+        scores = nn.functional.linear(states, self.lm_head.weight[candidates], self.lm_head.bias[candidates])
+        return scores, torch.searchsorted(candidates, labels).where(labels != -100, -100)
+
     def kl_divergence(self, mean, log_variance):
         """Divergence of each number of a latent from a standard normal, in nats, never below the free bits.
 
@@ -350,11 +366,15 @@ class CtaModel(TextAutoencoder):
         mean, log_variance = self.encode_moments(ids, lengths)
         latents = self.perturb(mean, log_variance) if self.training else mean
         states = self.decode_states(latents, lengths)
-        logits = self.lm_head(states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1])))
+        states = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        # An adapter on the head has no weights to pick from.
+        sampled = self.training and labels is not None and self.config.num_negatives and type(self.lm_head) is nn.Linear
+        logits = None if sampled else self.lm_head(states)
         latent_mask = self.masks(lengths, ids.shape[1])[-1].squeeze(-1).long()
         loss = reconstruction_loss = kl_loss = None
         if labels is not None:
-            loss = label_cross_entropy(logits, labels, num_items_in_batch)
+            scores, told = self.candidate_scores(states, labels) if sampled else (logits, labels)
+            loss = label_cross_entropy(scores, told, num_items_in_batch)
             reconstruction_loss = loss.detach()
             if log_variance is not None:
                 asked = labels != -100
