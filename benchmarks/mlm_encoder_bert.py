@@ -11,13 +11,11 @@ run is a process of its own with one thread, two at a time; a finished one is no
 """
 
 import json
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
+from processes import run_all
 from timing import interleaved_seconds
 from transformers import BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
@@ -100,20 +98,10 @@ def run_one(model, arguments):
 
 
 def run_both(runs):
-    """Run `(model, arguments)` pairs, two processes at a time."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    waiting, running = list(runs), []
-    while waiting or running:
-        while waiting and len(running) < 2:
-            model, arguments = waiting.pop(0)
-            command = [sys.executable, __file__, "one", model, *arguments, "--resume_from_checkpoint"]
-            running.append(subprocess.Popen(command, env=environment))
-        time.sleep(1)
-        if any(run.poll() for run in running):
-            for run in running:
-                run.terminate()
-            raise SystemExit("a run failed; the same command goes on from its last checkpoint")
-        running = [run for run in running if run.poll() is None]
+    """Run or continue `(model, arguments)` pairs, two at a time."""
+    run_all(
+        [sys.executable, __file__, "one", model, *arguments, "--resume_from_checkpoint"] for model, arguments in runs
+    )
 
 
 def figures(folder):

@@ -38,8 +38,6 @@ class CtaConfig(PreTrainedConfig):
         free_bits (`float`, defaults to 0): bits of KL that each number of a latent may have for nothing; CALM's 0.5 nats are
             0.72 bits.
         latent_noise (`float`, defaults to 0): standard deviation of noise on normed latents in training.
-        sign_rate (`float`, defaults to 0): rate of normed latents of which training decodes the signs alone, the gradient passed
-            straight through, so that they survive one bit a number.
         latent_dropout (`float`, defaults to 0): rate of numbers of a latent set to 0 in training.
         token_dropout (`float`, defaults to 0): rate of tokens hidden from the encoder in training.
         num_negatives (`int`, *optional*): in training, tell each token only from those in the batch and so many others, drawn
@@ -77,7 +75,6 @@ class CtaConfig(PreTrainedConfig):
     kl_weight: float | int = 0.0
     free_bits: float | int = 0.0
     latent_noise: float | int = 0.0
-    sign_rate: float | int = 0.0
     latent_dropout: float | int = 0.0
     token_dropout: float | int = 0.0
     num_negatives: int | None = None
@@ -96,7 +93,7 @@ class CtaConfig(PreTrainedConfig):
         """Refuse sizes that no model can have; called by the base class with its other validations."""
         check_sizes(self, ("vocab_size", "hidden_size", "num_levels", "latent_dim"))
         check_sizes(self, [name for name in ("embedding_size", "num_negatives") if getattr(self, name) is not None])
-        check_rates(self, ("dropout", "sign_rate", "latent_dropout", "token_dropout"))
+        check_rates(self, ("dropout", "latent_dropout", "token_dropout"))
         check_not_negative(self, ("kl_weight", "free_bits", "latent_noise"))
         check_positive(self, ("channel_growth", "norm_eps", "initializer_range"))
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -110,11 +107,10 @@ class CtaConfig(PreTrainedConfig):
                 f"num_blocks {self.num_blocks} must name {self.num_levels + 1} numbers, one for tokens and one for each of "
                 f"num_levels {self.num_levels}"
             )
-        for name in ("latent_noise", "sign_rate"):
-            if getattr(self, name) and not self.latent_norm:
-                raise ValueError(
-                    f"{name} {getattr(self, name)} has no unit without latent_norm: give one or none of them"
-                )
+        if self.latent_noise and not self.latent_norm:
+            raise ValueError(
+                f"latent_noise {self.latent_noise} has no unit without latent_norm: give one or none of them"
+            )
 
     @property
     def ratio(self):
@@ -130,8 +126,8 @@ class CtaConfig(PreTrainedConfig):
 
     @classmethod
     def nano(cls, **kwargs):
-        """About 3.3 M parameters, 4 tokens to 16 numbers; trains on two CPU cores in an hour."""
-        sizes = {"embedding_size": 128, "hidden_size": 160, "channel_growth": 1.25}
+        """About 3.3 M parameters, 4 tokens to 64 numbers; trains on two CPU cores in an hour."""
+        sizes = {"embedding_size": 128, "hidden_size": 160, "channel_growth": 1.25, "latent_dim": 64}
         return cls(**sizes | kwargs)
 
     @classmethod
@@ -146,5 +142,5 @@ class CtaConfig(PreTrainedConfig):
             raise ValueError(f"num_levels {num_levels} has no small preset: accepted are {', '.join(map(str, shapes))}")
         width, growth, blocks = shapes[num_levels]
         sizes = {"vocab_size": 16384, "embedding_size": 256, "hidden_size": width, "channel_growth": growth}
-        rest = {"num_levels": num_levels, "num_blocks": blocks, "latent_dim": 4 * 2**num_levels}
+        rest = {"num_levels": num_levels, "num_blocks": blocks, "latent_dim": 16 * 2**num_levels}
         return cls(**sizes | rest | kwargs)

@@ -307,14 +307,10 @@ class CtaModel(TextAutoencoder):
         return self.masks(lengths, size + -size % self.config.ratio)[-1].squeeze(-1).long()
 
     def perturb(self, mean, log_variance):
-        """Latents as they are decoded in training: sampled, rounded, noisy and thinned, as far as the configuration says."""
+        """Latents as they are decoded in training: sampled, noisy and thinned, as far as the configuration says."""
         config, latents = self.config, mean
         if log_variance is not None:
             latents = latents + torch.randn_like(latents) * (0.5 * log_variance).exp()
-        if config.sign_rate:
-            signs = torch.where(latents < 0, -1.0, 1.0).to(latents.dtype)
-            chosen = torch.rand(latents.shape[:-1], device=latents.device) < config.sign_rate
-            latents = latents + ((signs - latents) * chosen.unsqueeze(-1)).detach()
         if config.latent_noise:
             latents = latents + torch.randn_like(latents) * config.latent_noise
         if config.latent_dropout:
