@@ -25,7 +25,6 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraini
 
 from modeling_textae import CtaConfig, EncodzallConfig, EncodzallTokenizer, MlmEncoderConfig
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
-from modeling_textae.data.noise import check_rate
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.masked_language import (
@@ -49,14 +48,15 @@ from modeling_textae.evaluation.tokens import (
     exactness,
     latents_of,
     random_samples,
+    speller,
     stored_bits_per_byte,
     text_samples,
-    token_bytes,
     token_errors,
     token_frequencies,
     write_errors,
 )
 from modeling_textae.evaluation.tokens import run_report as token_report
+from modeling_textae.models.autoencoder import check_bits
 from modeling_textae.models.packing import pack_rows
 from modeling_textae.training.recipe import read_recipe_file, unknown_field
 
@@ -121,7 +121,8 @@ class TokensArguments:
         default_factory=list, metadata={"help": "Training text to count tokens in; by default the embedded corpus's."}
     )
     data_file: list[str] = field(
-        default_factory=list, metadata={"help": "Held-out text; by default the embedded corpus's test split."}
+        default_factory=list,
+        metadata={"help": "Held-out text, with train_file; by default the embedded corpus's test split."},
     )
     samples: int = field(default=5000, metadata={"help": "Samples at most."})
     length: int = field(default=512, metadata={"help": "Tokens of a sample."})
@@ -129,7 +130,8 @@ class TokensArguments:
         default=0.1, metadata={"help": "Share of the training tokens, the rarest, that no sample has."}
     )
     bits: list[int] = field(
-        default_factory=lambda: [16, 8, 4], metadata={"help": "Bits a number is stored in; 1 to 8, 16."}
+        default_factory=lambda: [8, 4, 2],
+        metadata={"help": "Bits a number is stored in; 1 to 8, 16. Errors are written of the fewest."},
     )
     noise: float = field(default=0.3, metadata={"help": "Noise on stored latents, in their own root mean square."})
     seed: int = field(default=0, metadata={"help": "Of the samples and the noise."})
@@ -193,7 +195,7 @@ def reconstruct(arguments):
             if getattr(arguments, name):
                 raise ValueError(f"{name} is for families that hide what is to be told, and CTA does not")
         figures, lines = token_report(*load(arguments.checkpoint), passages, batch_size=arguments.batch_size)
-        return figures, f"{head} Latents rounded to int8.\n\n```\n" + "\n".join(lines) + "\n```"
+        return figures, "\n".join([head, "", *lines])
     rates = arguments.rates or [0.1, 0.2, 0.4]
     measure = {"rates": rates, "batch_size": arguments.batch_size, "seed": arguments.seed}
     results = {"model": reconstruction_report(*load(arguments.checkpoint), passages, **measure)}
@@ -287,14 +289,18 @@ def tokens(arguments):
     """Token and sequence accuracy of a token autoencoder, as its latents are stored; errors beside the report as .jsonl."""
     for path in [*arguments.train_file, *arguments.data_file]:
         file_format(path)  # before anything is fetched
-    check_rate(arguments.rarest)
+    if bool(arguments.train_file) != bool(arguments.data_file):
+        raise ValueError("train_file and data_file go together: which tokens are rare is a matter of the training text")
+    if not 0 <= arguments.rarest < 1:
+        raise ValueError(f"rarest {arguments.rarest} is no share that leaves a token: accepted are 0 to below 1")
     for name in ("samples", "length"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"{name} {getattr(arguments, name)} is too small: accepted is 1 and above")
     if arguments.noise < 0:
         raise ValueError(f"noise {arguments.noise} is negative: accepted are 0 and above")
-    if not arguments.bits or not set(arguments.bits) <= {*range(1, 9), 16}:
-        raise ValueError(f"bits {arguments.bits} are no way to store latents: accepted are 1 to 8, and 16 for bfloat16")
+    for bits in arguments.bits:
+        if bits != 16:
+            check_bits(bits)
     model, tokenizer = load(arguments.checkpoint)
     if model.config.model_type != CtaConfig.model_type:
         raise ValueError(f"{arguments.checkpoint!r} is no token autoencoder")
@@ -311,11 +317,11 @@ def tokens(arguments):
         "text, no token left out": text_samples(rows, arguments.length, arguments.samples, None, arguments.seed),
         "random tokens": random_samples(np.flatnonzero(counts), text.shape, arguments.seed),
     }
-    spelled = token_bytes(tokenizer)
+    spell, fewest = speller(tokenizer), min(arguments.bits)
     results, errors = [], []
     for name, samples in measured.items():
         latents = latents_of(model, samples, arguments.batch_size)
-        written = [b"".join(spelled[i] for i in sample) for sample in samples]
+        written = [spell(sample) for sample in samples]
         for bits in arguments.bits:
             for noise in (0.0, arguments.noise) if arguments.noise else (0.0,):
                 decoded = decoded_from(
@@ -328,18 +334,17 @@ def tokens(arguments):
                         "noise": noise,
                         "bits per byte of text": stored_bits_per_byte(model, latents, written, bits),
                         **{k: v for k, v in exactness(samples, decoded).items() if k.endswith("accuracy")},
-                        "byte accuracy": byte_accuracy(
-                            written, [b"".join(spelled[i] for i in sample) for sample in decoded]
-                        ),
+                        "byte accuracy": byte_accuracy(written, [spell(sample) for sample in decoded]),
                     }
                 )
-                if name == "text" and bits == arguments.bits[0] and not noise:
-                    errors = token_errors(tokenizer, samples, decoded)
+                if name == "text" and bits == fewest and not noise:
+                    errors = token_errors(tokenizer, samples, decoded, bits)
     write_errors(report_file(arguments.output, ".jsonl"), errors)
+    source = " and ".join(arguments.train_file) or "the embedded corpus"
     head = (
-        f"{arguments.length} tokens a sample, one a text, seed {arguments.seed}. Text has only tokens that occur in training, "
+        f"{arguments.length} tokens a sample, one a text, seed {arguments.seed}. Text has only tokens that occur in {source}, "
         f"without the rarest {arguments.rarest:.0%} of them. Noise in units of each channel's root mean square. "
-        f"{len(errors)} samples of text with errors at {arguments.bits[0]} bits."
+        f"{len(errors)} samples of text with errors at {fewest} bits."
     )
     return {"rows": results, "errors": len(errors)}, f"{head}\n\n{table(results, list(results[0]))}"
 

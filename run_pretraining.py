@@ -14,7 +14,7 @@ from modeling_textae.evaluation.report import write_report
 from modeling_textae.evaluation.run_report import run_report
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.training.build import build_trainer, load_recipe_corpus
-from modeling_textae.training.latents import fit_latent_scale
+from modeling_textae.training.latents import fit_latent_scale, some_passages
 from modeling_textae.training.recipe import check_resumed, checkpoint_to_resume, parse_recipe
 
 REPORT = "report"
@@ -58,10 +58,9 @@ def main(arguments=None):
             recipe.data.report_passages,
             training.seed,
         )
-        # Training text on which the grid of stored latents is fitted.
-        fitted = sample_passages(
-            texts_of(corpus.documents, limit=2000), recipe.data.passage_length, FITTED_PASSAGES, training.seed
-        )
+        # Training text on which the grids of stored latents are fitted.
+        stores = hasattr(recipe.family.model, "fit_latent_scale")
+        fitted = some_passages(corpus.passages, FITTED_PASSAGES, training.seed) if stores else []
         trainer = build_trainer(recipe, corpus, checkpoint)
         if trainer.is_world_process_zero():
             check_resumed(recipe)
@@ -79,7 +78,8 @@ def main(arguments=None):
         )
         return 130
     if trainer.is_world_process_zero():
-        fit_latent_scale(trainer.model, trainer.processing_class, fitted)
+        if fitted:
+            fit_latent_scale(trainer.model, trainer.processing_class, fitted)
         trainer.save_model(training.output_dir)
         trainer.state.save_to_json(str(Path(training.output_dir) / "trainer_state.json"))
         report_run(recipe, trainer, passages)

@@ -17,7 +17,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from modeling_textae import CtaConfig, CtaModel
 from modeling_textae.evaluation.report import table, write_report
 
-BATCH, LENGTH = 16, 512
+BATCH, LENGTH = 32, 512
 
 
 def t5(width, vocab_size):
@@ -40,11 +40,13 @@ def t5_of_size(parameters, vocab_size):
 def main():
     """Time both, in float32 and bfloat16, and print the table."""
     size = sys.argv[1] if len(sys.argv) > 1 else "nano"
+    if size not in ("nano", "small"):
+        raise SystemExit(f"{size!r} is no size: accepted are nano and small")
     config = getattr(CtaConfig, size)()
     cta = CtaModel(config).eval()
     peer = t5_of_size(cta.num_parameters(), config.vocab_size).eval()
     ids = torch.randint(1, config.vocab_size, (BATCH, LENGTH))
-    mask = torch.ones_like(ids)
+    mask, lengths = torch.ones_like(ids), torch.full((BATCH,), LENGTH)
     rows = [
         {"model": f"CtaModel, {size}, {config.ratio}×", "parameters, M": cta.num_parameters() / 1e6},
         {"model": f"T5, width {peer.config.d_model}", "parameters, M": peer.num_parameters() / 1e6},
@@ -53,7 +55,7 @@ def main():
         models = cta.to(dtype), peer.to(dtype)
 
         def round_trip(model=models[0]):
-            model.decode(model.encode(ids, mask))
+            model.decode(model.encode(ids, mask), lengths)
 
         def teacher_forced(model=models[1]):
             model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids, use_cache=False)

@@ -134,7 +134,15 @@ CASES = [
         auto_class=AutoModelForPreTraining,
         tokenizer_class=textae.CtaTokenizer,
         config=lambda **fields: cta_config(
-            **{"kl_weight": 1e-3, "free_bits": 0.1, "num_levels": 1, "num_blocks": [2, 0], "tie_word_embeddings": False}
+            **{
+                "latent_norm": False,
+                "kl_weight": 1e-3,
+                "free_bits": 0.1,
+                "num_negatives": 300,
+                "num_levels": 1,
+                "num_blocks": [2, 0],
+                "tie_word_embeddings": False,
+            }
             | fields
         ),
         inputs=cta_inputs,

@@ -120,15 +120,11 @@ def test_a_megabyte_in_tiles_is_the_megabyte_whole():
     whole, _ = model.encode_moments(*model.arranged(ids, None)[:2])
     torch.testing.assert_close(latents, whole, atol=1e-5, rtol=0)
     lengths = torch.tensor([ids.shape[1]])
-    start, end = 600_000, 700_000  # all scores at once take a gigabyte
-    states = model.decode_states(latents, lengths)[:, start:end]
-    tokens = model.decode_tokens(latents, lengths)
-    scores = model.lm_head(states)
-    tiled = torch.cat(
-        [tile for i, tile in enumerate(model.decoded_tiles(latents, lengths, 100_000)) if i == start // 100_000], dim=1
-    )
-    torch.testing.assert_close(tiled, scores, atol=1e-5, rtol=0)
-    assert torch.equal(tokens[:, start:end], scores.argmax(-1))
+    states = model.decode_states(latents, lengths)
+    scores = torch.cat(
+        [model.lm_head(part).argmax(-1) for part in states.split(100_000, dim=1)], dim=1
+    )  # not all at once
+    assert torch.equal(model.decode_tokens(latents, lengths), scores)
 
 
 MEMORY = """
@@ -178,7 +174,7 @@ def test_nothing_beyond_the_reach_enters_a_latent(fields):
 
 @torch.no_grad()
 def test_an_empty_batch_has_a_loss_of_zero():
-    model, ids = build(kl_weight=0.1), torch.zeros(2, 0, dtype=torch.long)
+    model, ids = build(kl_weight=0.1, latent_norm=False), torch.zeros(2, 0, dtype=torch.long)
     output = model(ids, torch.ones_like(ids), labels=ids)
     assert output.loss.item() == 0
     assert output.logits.shape == (2, 0, 257)
@@ -205,7 +201,7 @@ def test_noise_is_for_training_alone_and_as_strong_as_it_says(name):
         assert (noisy - clean).std().item() == pytest.approx(0.3, rel=0.02)
     elif name == "latent_dropout":
         assert (noisy == 0).float().mean().item() == pytest.approx(0.3, rel=0.05)
-        assert torch.equal(noisy[noisy != 0], clean[noisy != 0])
+        torch.testing.assert_close(noisy[noisy != 0], clean[noisy != 0] / 0.7)
     else:
         seen = []
         model.encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
@@ -239,7 +235,7 @@ def test_sampled_candidates_are_told_as_if_the_vocabulary_were_they():
 
 @torch.no_grad()
 def test_training_samples_the_posterior_and_evaluation_takes_its_mean():
-    model = build(kl_weight=0.1)
+    model = build(kl_weight=0.1, latent_norm=False)
     model.encoder.log_variance.weight.zero_()
     model.encoder.log_variance.bias.fill_(math.log(0.25))
     inputs = ids_of(*[LONG] * 200)
@@ -252,7 +248,7 @@ def test_training_samples_the_posterior_and_evaluation_takes_its_mean():
 
 @torch.no_grad()
 def test_the_divergence_is_that_of_normal_distributions():
-    model = build(kl_weight=0.1)
+    model = build(kl_weight=0.1, latent_norm=False)
     mean, log_variance = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0))
@@ -264,7 +260,7 @@ def test_the_divergence_is_that_of_normal_distributions():
 
 @torch.no_grad()
 def test_the_loss_is_cross_entropy_and_weighted_divergence_of_real_latents():
-    model, inputs = build(kl_weight=0.1), cta_inputs(TEXTS)
+    model, inputs = build(kl_weight=0.1, latent_norm=False), cta_inputs(TEXTS)
     output = model(**inputs)
     number = (inputs["labels"] != -100).sum()
     total = 0.0
@@ -303,7 +299,7 @@ def test_stored_latents_are_the_nearest_of_few_levels(bits, dtype):
     assert (stored - latents).square().mean() <= (plain - latents).square().mean() * 1.01 + torch.finfo(
         dtype
     ).eps ** 2 * widest.max() ** 2
-    assert model.latent_bits(latents[None], torch.ones(1, 5), bits).item() == 5 * 8 * bits
+    assert model.latent_bits(latents[None], torch.ones(1, 5), bits).item() == 5 * 8 * bits + 32
     assert (model.round_latents(latents, 16) - latents).abs().max() < 0.02
     with pytest.raises(ValueError, match="bits 9 are no way"):
         model.round_latents(latents, 9)
@@ -316,26 +312,30 @@ def test_grids_of_normal_latents_have_the_steps_of_the_literature():
     model.fit_latent_scale(torch.randn(50_000, 8))
     # Max 1960, table 2.
     for bits, step in ((1, 1.596), (2, 0.9957), (3, 0.5860), (4, 0.3352), (5, 0.1881)):
-        assert model.latent_scale(bits).mean().item() == pytest.approx(step, rel=0.04)
+        assert model.latent_scale(bits).mean().item() == pytest.approx(step, rel=0.05)
 
 
-def test_the_grid_holds_every_normed_latent_before_it_is_fitted_and_is_unknown_of_others(tmp_path):
-    normed, free = build(), build(latent_norm=False)
-    assert normed.latent_scale(8).tolist() == pytest.approx([8**0.5 / 128] * 8)
+def test_no_grid_is_used_before_it_is_fitted_and_it_travels_with_the_model(tmp_path):
+    model = build()
     with pytest.raises(ValueError, match="call fit_latent_scale"):
-        free.reconstruct(["text"], textae.CtaTokenizer(), stored=True)
-    normed.fit_latent_scale(torch.linspace(-2, 1, 80).view(10, 8))
-    normed.save_pretrained(tmp_path / "fitted")
-    assert torch.equal(textae.CtaModel.from_pretrained(tmp_path / "fitted").scale, normed.scale)
-    weights = {name: value for name, value in normed.state_dict().items() if name != "scale"}
-    normed.save_pretrained(tmp_path / "without", state_dict=weights)
-    again = textae.CtaModel.from_pretrained(tmp_path / "without")
-    assert again.latent_scale(8).tolist() == pytest.approx([8**0.5 / 128] * 8)
+        model.reconstruct(["text"], textae.CtaTokenizer(), bits=8)
+    for latents in (torch.empty(0, 8), torch.full((3, 8), torch.nan)):
+        with pytest.raises(ValueError, match="latents make no grid"):
+            model.fit_latent_scale(latents)
+    model.fit_latent_scale(torch.linspace(-2, 1, 80).view(10, 8))
+    for bits in (0, 9, 16, 8.0):
+        with pytest.raises(ValueError, match=f"bits {bits} are no way"):
+            model.latent_scale(bits)
+    model.save_pretrained(tmp_path / "fitted")
+    assert torch.equal(textae.CtaModel.from_pretrained(tmp_path / "fitted").scale, model.scale)
+    weights = {name: value for name, value in model.state_dict().items() if name != "scale"}
+    model.save_pretrained(tmp_path / "without", state_dict=weights)
+    assert textae.CtaModel.from_pretrained(tmp_path / "without").scale.isnan().all()
 
 
 @torch.no_grad()
 def test_information_is_the_divergence_of_each_texts_own_latents():
-    model = build(kl_weight=0.1)
+    model = build(kl_weight=0.1, latent_norm=False)
     inputs = ids_of("abcde", LONG[:21])
     found = model.information_bits(**inputs)
     for i, text in enumerate(("abcde", LONG[:21])):
@@ -370,7 +370,7 @@ def test_it_learns_to_write_texts_back_through_rounded_latents():
     with torch.no_grad():
         output = model(**{k: v for k, v in inputs.items() if k != "labels"})
     model.fit_latent_scale(output.latents[output.latent_mask == 1])
-    assert model.reconstruct(texts, tokenizer, batch_size=2, stored=True) == texts
+    assert model.reconstruct(texts, tokenizer, batch_size=2, bits=8) == texts
     assert model.reconstruct([""], tokenizer) == [""]
 
 
@@ -397,6 +397,8 @@ def test_presets_have_the_sizes_they_claim():
         ({"kernel_size": 4}, "kernel_size 4 has no middle"),
         ({"latent_noise": 0.3, "latent_norm": False}, "latent_noise 0.3 has no unit"),
         ({"num_negatives": 0}, "num_negatives"),
+        ({"kl_weight": 0.1}, "kl_weight 0.1 and latent_norm exclude"),
+        ({"free_bits": 0.5, "latent_norm": False}, "free_bits 0.5 are of a divergence"),
         ({"token_dropout": 1.0}, "token_dropout 1.0 is no rate"),
         ({"kl_weight": -1.0}, "kl_weight -1.0 is negative"),
     ],

@@ -286,9 +286,31 @@ def test_the_originals_recipe_of_cta_runs_on_a_file_of_its_corpus_with_a_foreign
     assert "token accuracy" in capsys.readouterr().out
     model = CtaModel.from_pretrained(tmp_path / "run")
     assert model.config.vocab_size == 257
-    assert (model.scale != 4 / 127).all()  # fitted to training text
+    assert model.scale.isfinite().all()  # fitted to training text
     log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     assert log[-1]["train_loss"] < 10
+
+
+def test_grids_are_fitted_to_passages_that_may_be_short_or_missing(tmp_path):
+    """Null rows are passed over, and no passage need be as long as half of passage_length."""
+    texts = [None, *(f"Page {i * 7919} is about {i**5}." for i in range(40))]
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "train.parquet")
+    held_out = " ".join(f"Page {i * 7919}." for i in range(200, 400))
+    datasets.Dataset.from_dict({"text": [held_out]}).to_parquet(tmp_path / "held_out.parquet")
+    arguments = [
+        str(ROOT / "recipes" / "cta-nano.yaml"), "--train_file", str(tmp_path / "train.parquet"),
+        "--validation_file", str(tmp_path / "held_out.parquet"), "--min_passage_length", "8", "--max_steps", "2",
+        "--config", '{"vocab_size": 257, "hidden_size": 16, "latent_dim": 8}', "--per_device_train_batch_size", "4",
+        "--report_passages", "3", "--output_dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert run_pretraining.main(arguments) == 0
+    model = CtaModel.from_pretrained(tmp_path / "run")
+    assert model.scale.isfinite().all()
+    # What shapes no weight may differ from the checkpoint that a run starts from, what does may not.
+    again = ["--initial_checkpoint", str(tmp_path / "run"), "--output_dir", str(tmp_path / "again"), "--config"]
+    sizes = '"vocab_size": 257, "hidden_size": 16'
+    for config, code in (('"latent_dim": 8, "num_negatives": 9, "latent_noise": 0.1', 0), ('"latent_dim": 4', 2)):
+        assert run_pretraining.main([*arguments, *again, f"{{{sizes}, {config}}}"]) == code
 
 
 def test_wrong_fields_end_the_script_with_a_sentence(capsys):

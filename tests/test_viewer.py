@@ -26,7 +26,7 @@ def files(tmp_path_factory):
     samples = torch.tensor(tokenizer(" ".join(TEXTS), add_special_tokens=False)["input_ids"][:40]).view(2, 20).numpy()
     decoded = samples.copy()
     decoded[0, 3], decoded[1, 5:9] = decoded[0, 4], decoded[1, 10]
-    write_errors(folder / "errors.jsonl", token_errors(tokenizer, samples, decoded))
+    write_errors(folder / "errors.jsonl", token_errors(tokenizer, samples, decoded, 8))
     return folder
 
 

@@ -206,6 +206,9 @@ class CtaCollator:
         seed (`int`, defaults to 0): of the replacements.
         max_length (`int`, *optional*): tokens of a text that are kept; by default all.
 
+    Raises:
+        ValueError: for a tokenizer without a padding token.
+
     Example:
 
     ```python
@@ -216,6 +219,10 @@ class CtaCollator:
     """
 
     def __init__(self, tokenizer, rate=0.0, seed=0, max_length=None):
+        if tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no padding token: set tokenizer.pad_token, for one to its eos_token"
+            )
         self.tokenizer = tokenizer
         self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
         self.seed = seed
@@ -234,7 +241,9 @@ class CtaCollator:
         """
         check_texts(examples)
         texts = [example["text"] for example in examples]
-        tokenized = self.tokenizer(texts, truncation=self.max_length is not None, max_length=self.max_length)
+        # Latents are of text alone, in training as in use.
+        cut = {"truncation": self.max_length is not None, "max_length": self.max_length}
+        tokenized = self.tokenizer(texts, add_special_tokens=False, **cut)
         rows = []
         for example, ids in zip(examples, tokenized["input_ids"], strict=True):
             generator = example_generator(self.seed, example.get("epoch", 0), example.get("index", self.collated))

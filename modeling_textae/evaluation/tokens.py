@@ -5,10 +5,11 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from tokenizers.decoders import ByteLevel
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from .metrics import character_error_rate, exact_rate
-from .report import figure
+from .report import table
 from .texts import batches
 
 
@@ -126,22 +127,33 @@ def decoded_from(model, latents, length, bits=8, noise=0.0, seed=0, batch_size=3
 
 
 def token_bytes(tokenizer):
-    """The bytes of every token of a byte-level BPE tokenizer, `list[bytes]` by id; of special tokens those of their names.
+    """The bytes of every token of a byte-level BPE tokenizer, `list[bytes]` by id; of added tokens those of their names.
 
     Raises:
-        ValueError: where the tokenizer's tokens are not spelled in byte-level BPE's characters.
+        ValueError: for a tokenizer of another kind.
     """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(getattr(backend, "decoder", None), ByteLevel):
+        raise ValueError(f"{type(tokenizer).__name__} is not of byte-level BPE: its tokens' bytes are unknown")
     value = {character: byte for byte, character in bytes_to_unicode().items()}
-    special = set(tokenizer.all_special_ids)
+    added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
     found = []
     for i, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
-        if i in special or token is None:
-            found.append((token or "").encode("utf-8"))
-        elif all(character in value for character in token):
-            found.append(bytes(value[character] for character in token))
+        if i in added or token is None:
+            found.append(added.get(i, "").encode("utf-8"))
         else:
-            raise ValueError(f"token {token!r} is not of byte-level BPE: its bytes are unknown")
+            found.append(bytes(value[character] for character in token))
     return found
+
+
+def speller(tokenizer):
+    """A function from ids to the bytes that they spell: of byte-level BPE exactly, of another tokenizer those of the text that it
+    decodes. Ids beyond the tokenizer's spell nothing."""
+    try:
+        spelled = token_bytes(tokenizer)
+    except ValueError:
+        return lambda ids: tokenizer.decode([int(i) for i in ids if i < len(tokenizer)]).encode("utf-8")
+    return lambda ids: b"".join(spelled[i] for i in ids if i < len(spelled))
 
 
 def exactness(samples, decoded):
@@ -182,15 +194,20 @@ def byte_accuracy(texts, decoded):
     return right / total
 
 
-def token_errors(tokenizer, samples, decoded):
+def token_errors(tokenizer, samples, decoded, bits):
     """The samples that did not come back, as what an error report holds of each.
 
+    Args:
+        tokenizer, samples, decoded: the last two of shape `(samples, length)`.
+        bits (`int`): that the latents' numbers were stored in.
+
     Returns:
-        `list[dict]`: `sample` (its number), `text` and `decoded_text`, `ids` and `decoded_ids`, and `wrong`, the places.
+        `list[dict]`: `sample` (its number), `bits`, `text` and `decoded_text`, `ids` and `decoded_ids`, and `wrong`, the places.
     """
     return [
         {
             "sample": int(i),
+            "bits": bits,
             "text": tokenizer.decode(samples[i]),
             "decoded_text": tokenizer.decode(decoded[i]),
             "ids": samples[i].tolist(),
@@ -207,6 +224,9 @@ def write_errors(path, errors):
         file.writelines(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
 
 
+ERROR_FIELDS = {"sample": int, "bits": int, "text": str, "ids": list, "wrong": list}
+
+
 def read_errors(path):
     """The error cases of a file that `run_eval.py tokens` wrote.
 
@@ -221,16 +241,21 @@ def read_errors(path):
         for number, line in enumerate(file, 1):
             try:
                 error = json.loads(line)
-                errors.append({name: error[name] for name in ("sample", "text", "ids", "wrong")})
+                for name, kind in ERROR_FIELDS.items():
+                    if not isinstance(error[name], kind):
+                        raise ValueError(f"{name} {error[name]!r} is no {kind.__name__}")
+                if not all(isinstance(i, int) and i >= 0 for i in error["ids"]):
+                    raise ValueError("ids are no tokens")
             except (ValueError, KeyError, TypeError) as problem:
                 raise ValueError(f"{path} line {number} is no error case: {problem!r}") from problem
+            errors.append({name: error[name] for name in ERROR_FIELDS})
     if not errors:
         raise ValueError(f"{path} has no error cases")
     return errors
 
 
 def compared_tokens(tokenizer, ids, decoded):
-    """Two texts as stretches of equal and of different tokens, place by place.
+    """Two texts as stretches of equal and of different tokens, place by place; no stretch ends within a character.
 
     Args:
         tokenizer: of the tokens.
@@ -240,44 +265,93 @@ def compared_tokens(tokenizer, ids, decoded):
         `tuple[list[tuple[str, str | None]], list[tuple[str, str | None]]]`: text and label, "lost" in the first, "wrong" in the
         second, `None` where both agree.
     """
-    first, second = [], []
-    for same, places in groupby(range(len(ids)), lambda i: ids[i] == decoded[i]):
-        places = list(places)
-        first.append((tokenizer.decode([ids[i] for i in places]), None if same else "lost"))
-        second.append((tokenizer.decode([decoded[i] for i in places]), None if same else "wrong"))
-    return first, second
+    spell = speller(tokenizer)
+    whole = []  # stretches of tokens that begin and end with a character in both texts
+    for a, b in zip(ids, decoded, strict=True):
+        first, second = spell([a]), spell([b])
+        if not whole or not (continues(first) or continues(second)):
+            whole.append([True, b"", b""])
+        stretch = whole[-1]
+        stretch[:] = stretch[0] and a == b, stretch[1] + first, stretch[2] + second
+    originals, written = [], []
+    for same, stretches in groupby(whole, lambda stretch: stretch[0]):
+        stretches = list(stretches)
+        originals.append((b"".join(s[1] for s in stretches).decode("utf-8", "replace"), None if same else "lost"))
+        written.append((b"".join(s[2] for s in stretches).decode("utf-8", "replace"), None if same else "wrong"))
+    return originals, written
+
+
+def continues(data):
+    """Whether bytes begin within a character."""
+    return bool(data) and data[0] & 0xC0 == 0x80
 
 
 @torch.no_grad()
-def run_report(model, tokenizer, passages, samples=3, batch_size=32):
-    """What a training run reports of its model on held-out passages, latents stored as int8.
+def latent_rows(model, tokenizer, passages, roundings, batch_size=32):
+    """What comes back from latents, for each way to store them.
 
     Args:
         model ([`CtaModel`]), tokenizer, passages (`list[str]`).
-        samples (`int`, defaults to 3): passages to show as they came back.
+        roundings (sequence of `int`): bits for each number; `None` for float32.
         batch_size (`int`, defaults to 32): passages at once.
+
+    Returns:
+        `tuple[list[dict], np.ndarray, list[str]]`: rows of `what`, `bits per byte of text`, `token accuracy`, `byte accuracy`,
+        `character error rate`, `exact`; how often each token occurs; and what the last rounding wrote. A model with a variance
+        has a row more, for sampled latents, which cost their divergence from the prior.
+    """
+    spell, counts = speller(tokenizer), np.zeros(len(tokenizer), dtype=np.int64)
+    names = {bits: "float32" if bits is None else "bfloat16" if bits == 16 else f"int{bits}" for bits in roundings}
+    if model.config.kl_weight:
+        names = {"KL": "sampled, KL / ln 2"} | names
+    totals = {bits: {"stored": 0.0, "right": 0, "written": []} for bits in names}
+    generator = torch.Generator(model.device).manual_seed(0)
+    for _, batch in batches(passages, batch_size, "rate and distortion"):
+        inputs = tokenizer(batch, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
+        ids, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
+        np.add.at(counts, ids[mask == 1].cpu().numpy(), 1)
+        latents, latent_mask = model.encode(ids, mask), model.latent_mask(mask)
+        for bits, total in totals.items():
+            if bits == "KL":
+                stored = model.sample_latents(ids, mask, generator)
+                total["stored"] += float(model.information_bits(ids, mask).sum())
+            else:
+                stored = latents if bits is None else model.round_latents(latents, bits)
+                total["stored"] += int(model.latent_bits(latents, latent_mask, bits or 32).sum())
+            decoded = model.decode_tokens(stored, mask.sum(1))[:, : ids.shape[1]]
+            total["right"] += int(((decoded == ids) & (mask == 1)).sum())
+            total["written"] += [spell(row[:n]) for row, n in zip(decoded.tolist(), mask.sum(1).tolist(), strict=True)]
+    data, rows = [passage.encode("utf-8") for passage in passages], []
+    for bits, total in totals.items():
+        texts = [written.decode("utf-8", "replace") for written in total["written"]]
+        rows.append(
+            {
+                "what": f"latents, {names[bits]}",
+                "bits per byte of text": total["stored"] / sum(map(len, data)),
+                "token accuracy": total["right"] / int(counts.sum()),
+                "byte accuracy": byte_accuracy(data, total["written"]),
+                "character error rate": character_error_rate(texts, passages),
+                "exact": exact_rate(texts, passages),
+            }
+        )
+    return rows, counts, texts
+
+
+def run_report(model, tokenizer, passages, samples=3, batch_size=32, roundings=(8, 4, 2)):
+    """What a training run reports of its model on held-out passages: a row for each way to store latents.
+
+    Args:
+        model ([`CtaModel`]), tokenizer, passages (`list[str]`).
+        samples (`int`, defaults to 3): passages to show as the last rounding wrote them.
+        batch_size (`int`, defaults to 32): passages at once.
+        roundings (sequence of `int`, defaults to (8, 4, 2)): bits for each number.
 
     Returns:
         `tuple[dict, list[str]]`: the figures, and lines to print.
     """
-    written, right, total, stored = [], 0, 0, 0
-    for _, batch in batches(passages, batch_size, "passages"):
-        inputs = tokenizer(batch, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
-        ids, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
-        latents = model.encode(ids, mask)
-        decoded = model.decode_tokens(model.round_latents(latents), mask.sum(1))[:, : ids.shape[1]]
-        right += int(((decoded == ids) & (mask == 1)).sum())
-        total += int(mask.sum())
-        stored += int(model.latent_bits(latents, model.latent_mask(mask)).sum())
-        written += [tokenizer.decode(row[real == 1]) for row, real in zip(decoded, mask, strict=True)]
-    figures = {
-        "token_accuracy": right / total,
-        "exact_rate": exact_rate(written, passages),
-        "character_error_rate": character_error_rate(written, passages),
-        "bits_per_byte": stored / sum(len(p.encode("utf-8")) for p in passages),
-    }
-    lines = [f"{name.replace('_', ' ')}: {figure(value)}" for name, value in figures.items()]
+    rows, _, written = latent_rows(model, tokenizer, passages, roundings, batch_size)
+    lines = table(rows, list(rows[0])).splitlines()
     shown = [{"clean": a, "decoded": b} for a, b in zip(passages[:samples], written, strict=False)]
     for sample in shown:
         lines += ["", *(f"{name + ':':<8} {text!r}" for name, text in sample.items())]
-    return figures | {"reconstructed": shown}, lines
+    return {"rows": rows, "reconstructed": shown}, lines

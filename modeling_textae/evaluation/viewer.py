@@ -2,19 +2,23 @@
 
     python -m modeling_textae.evaluation.viewer --checkpoint model_cards/cta-nano --errors runs/eval/tokens.jsonl
 
-Needs the extra `viewer` (gradio). It listens on loopback alone and asks no other host for anything.
+Needs the extra `viewer` (gradio). The page listens on loopback alone and asks no other host for anything; a checkpoint that is
+no folder comes from the Hub.
 """
 
 import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import gradio
+try:
+    import gradio
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError('the viewer needs gradio: pip install ".[viewer]"') from error
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser
 
+from ..models.autoencoder import GRID_BITS
 from ..models.configuration_cta import CtaConfig
-from ..models.modeling_cta import GRID_BITS
 from .plots import latent_figure
 from .tokens import compared_tokens, read_errors
 
@@ -88,7 +92,9 @@ def build_viewer(checkpoints, errors):
             checkpoint = gradio.Dropdown(checkpoints, value=checkpoints[0], label="checkpoint")
             case = gradio.Dropdown(names, value=names[0], type="index", label="error case", elem_id="case")
             stored = gradio.Dropdown(
-                [UNROUNDED, "16", *map(str, reversed(GRID_BITS))], value="8", label="bits a number is stored in"
+                [UNROUNDED, "16", *map(str, reversed(GRID_BITS))],
+                value=str(errors[0]["bits"]),
+                label="bits a number is stored in",
             )
         own = gradio.Textbox(
             label="or a text of your own, then Enter; empty for the case above", max_lines=1, elem_id="own"
@@ -140,8 +146,8 @@ def serve(page, port):
 
 def main(arguments=None):
     """Serve the viewer until interrupted; exit 2 for bad input."""
-    (fields,) = HfArgumentParser(ViewerArguments, description=__doc__).parse_args_into_dataclasses(arguments)
     try:
+        (fields,) = HfArgumentParser(ViewerArguments, description=__doc__).parse_args_into_dataclasses(arguments)
         errors = read_errors(fields.errors)
         for name in fields.checkpoint:
             kind = AutoConfig.from_pretrained(name).model_type

@@ -7,6 +7,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+GRID_BITS = range(1, 9)
+
 
 @dataclass
 class AutoencoderOutput(ModelOutput):
@@ -47,7 +49,11 @@ class TextAutoencoder(PreTrainedModel):
     _no_split_modules: list[str] = []
 
     def latent_scale(self, bits=8):
-        """Step of the grid of each channel, shape `(channels,)`: the scale is part of the model, not of the text."""
+        """Step of the grid of each channel, shape `(channels,)`: the scale is part of the model, not of the text.
+
+        Args:
+            bits (`int`, defaults to 8): for each number, 1 to 8.
+        """
         raise TypeError(f"{type(self).__name__} names no scale for its latents, so they cannot be stored as int{bits}")
 
     def round_latents(self, latents, bits=8):
@@ -68,8 +74,7 @@ class TextAutoencoder(PreTrainedModel):
         """
         if bits == 16:
             return latents.to(torch.bfloat16).to(latents.dtype)
-        if bits not in range(1, 9):
-            raise ValueError(f"bits {bits} are no way to store a latent: accepted are 1 to 8, and 16 for bfloat16")
+        check_bits(bits)
         return on_grid(latents.float(), self.latent_scale(bits).float(), bits).to(latents.dtype)
 
     def latent_bits(self, latents, mask, bits=8):
@@ -91,8 +96,21 @@ class TextAutoencoder(PreTrainedModel):
         return mask.sum(-1) * latents.shape[-1] * bits
 
 
+def check_bits(bits):
+    """Refuse a number of bits that no grid has."""
+    if not isinstance(bits, int) or bits not in GRID_BITS:
+        raise ValueError(f"bits {bits} are no way to store a latent: accepted are 1 to 8, and 16 for bfloat16")
+
+
 def on_grid(values, step, bits):
-    """The nearest of `2 ** bits` levels, half a step, one and a half and so on to either side of zero."""
+    """The nearest of `2 ** bits` levels, half a step, one and a half and so on to either side of zero.
+
+    Args:
+        values (`torch.FloatTensor` of shape `(..., channels)`), step (`torch.FloatTensor` of shape `(channels,)`), bits (`int`).
+
+    Returns:
+        `torch.FloatTensor` of the values' shape.
+    """
     half = 2 ** (bits - 1)
     return ((values / step).floor().clamp(-half, half - 1) + 0.5) * step
 

@@ -34,11 +34,11 @@ class CtaConfig(PreTrainedConfig):
         latent_norm (`bool`, defaults to `True`): scale each latent vector to a root mean square of 1. It bounds what has to
             be stored, gives noise its unit, and keeps the latents from vanishing while nothing is learned yet.
         kl_weight (`float`, defaults to 0): of the latents' KL divergence from a standard normal, per label. At 0 there is no
-            variance and nothing is sampled.
+            variance and nothing is sampled; otherwise there is no `latent_norm`, beside which a mean has no divergence to lose.
         free_bits (`float`, defaults to 0): bits of KL that each number of a latent may have for nothing; CALM's 0.5 nats are
             0.72 bits.
         latent_noise (`float`, defaults to 0): standard deviation of noise on normed latents in training.
-        latent_dropout (`float`, defaults to 0): rate of numbers of a latent set to 0 in training.
+        latent_dropout (`float`, defaults to 0): rate of numbers of a latent set to 0 in training, the others raised to make up.
         token_dropout (`float`, defaults to 0): rate of tokens hidden from the encoder in training.
         num_negatives (`int`, *optional*): in training, tell each token only from those in the batch and so many others, drawn
             anew at each step, for which a large vocabulary's scores are never all computed. By default from all. The loss is
@@ -46,7 +46,7 @@ class CtaConfig(PreTrainedConfig):
         dropout (`float`, defaults to 0): rate on each block's output.
         norm_eps (`float`, defaults to 1e-6): added to the mean square in norms.
         initializer_range (`float`, defaults to 0.02): standard deviation of initial weights.
-        pad_token_id (`int`, *optional*, defaults to 0).
+        pad_token_id (`int`, *optional*, defaults to 0): of the tokenizer; the model reads padding from the mask alone.
         tie_word_embeddings (`bool`, defaults to `True`): the output weights are the embeddings.
 
     Raises:
@@ -107,6 +107,10 @@ class CtaConfig(PreTrainedConfig):
                 f"num_blocks {self.num_blocks} must name {self.num_levels + 1} numbers, one for tokens and one for each of "
                 f"num_levels {self.num_levels}"
             )
+        if self.kl_weight and self.latent_norm:
+            raise ValueError(f"kl_weight {self.kl_weight} and latent_norm exclude each other: give latent_norm=False")
+        if self.free_bits and not self.kl_weight:
+            raise ValueError(f"free_bits {self.free_bits} are of a divergence that kl_weight 0 does not have")
         if self.latent_noise and not self.latent_norm:
             raise ValueError(
                 f"latent_noise {self.latent_noise} has no unit without latent_norm: give one or none of them"
@@ -121,7 +125,7 @@ class CtaConfig(PreTrainedConfig):
     def seed(cls, **kwargs):
         """The original's shape: four numbers for four tokens, GPT-2's vocabulary twice, 170 M parameters."""
         sizes = {"vocab_size": 50257, "hidden_size": 512, "num_blocks": [3, 3, 1], "latent_dim": 4}
-        rest = {"latent_norm": False, "kl_weight": 1e-6, "tie_word_embeddings": False}
+        rest = {"pad_token_id": None, "latent_norm": False, "kl_weight": 1e-6, "tie_word_embeddings": False}
         return cls(**sizes | rest | kwargs)
 
     @classmethod

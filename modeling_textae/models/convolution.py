@@ -9,7 +9,7 @@ from torch import nn
 
 
 def windows(states, kernel_size, stride=1):
-    """The places that a convolution sees, side by side, zeros beyond the ends.
+    """The places that a convolution sees, side by side: zeros beyond the ends, `(kernel_size - stride) // 2` of them before.
 
     A linear layer of weight `(out, kernel_size * channels)` on them is `torch.nn.functional.conv1d` of the weight
     `(out, channels, kernel_size)`, the kernel's places in order.

@@ -12,14 +12,16 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
-from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy, on_grid
+from .autoencoder import GRID_BITS, AutoencoderOutput, TextAutoencoder, check_bits, label_cross_entropy, on_grid
 from .configuration_cta import CtaConfig
 from .convolution import overlap_add, windows
 
+logger = logging.get_logger(__name__)
+
 TILE_LENGTH = 8192
-GRID_BITS = range(1, 9)
+LENGTH_BITS = 32
 
 
 @dataclass
@@ -210,6 +212,8 @@ class CtaModel(TextAutoencoder):
 
     Attributes:
         kl_annealing (`float`): factor of `kl_weight` in training, 1 unless a callback moves it.
+        scale (`torch.FloatTensor` of shape `(8, latent_dim)`): step of each channel's grid for 1 to 8 bits, a buffer that
+            `fit_latent_scale` sets; not a number before, and of no use once training has gone on.
 
     Example:
 
@@ -234,7 +238,6 @@ class CtaModel(TextAutoencoder):
         self.encoder = CtaEncoder(config)
         self.decoder = CtaDecoder(config)
         self.lm_head = nn.Linear(embedding_width(config), config.vocab_size)
-        # Step of each channel's grid, for every number of bits, which `fit_latent_scale` narrows.
         self.register_buffer("scale", torch.empty(len(GRID_BITS), config.latent_dim))
         self.kl_annealing = 1.0
         self.gradient_checkpointing = False
@@ -246,10 +249,7 @@ class CtaModel(TextAutoencoder):
         if isinstance(module, ChannelNorm):
             init.ones_(module.weight)
         elif isinstance(module, CtaModel):
-            # No number of a normed latent is larger than the root of how many there are; of others nothing is known.
-            largest = self.config.latent_dim**0.5 if self.config.latent_norm else math.nan
-            levels = torch.tensor([[2.0**bits] for bits in GRID_BITS])
-            init.copy_(module.scale, (2 * largest / levels).expand(-1, self.config.latent_dim))
+            init.constant_(module.scale, math.nan)
 
     # Lengths
 
@@ -286,11 +286,20 @@ class CtaModel(TextAutoencoder):
 
     # The two halves
 
-    def encode_moments(self, ids, lengths):
-        """Means and log-variances of texts as [`arranged`] gives them."""
+    def encode_moments(self, ids, lengths, token_dropout=0.0):
+        """Means and log-variances of texts as [`arranged`] gives them.
+
+        Args:
+            ids (`torch.LongTensor` of shape `(batch, size)`), lengths (`torch.LongTensor` of shape `(batch,)`).
+            token_dropout (`float`, defaults to 0): rate of tokens to hide.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor | None]`: each of shape `(batch, size / ratio, latent_dim)`; the second only with
+            `kl_weight`.
+        """
         embeds = self.embed_tokens(ids)
-        if self.training and self.config.token_dropout:
-            kept = torch.rand(ids.shape, device=ids.device) >= self.config.token_dropout
+        if token_dropout:
+            kept = torch.rand(ids.shape, device=ids.device) >= token_dropout
             embeds = embeds * kept.unsqueeze(-1).to(embeds.dtype)
         mean, log_variance = self.encoder(embeds, self.masks(lengths, ids.shape[1]))
         if self.config.latent_norm:
@@ -307,15 +316,31 @@ class CtaModel(TextAutoencoder):
         return self.masks(lengths, size + -size % self.config.ratio)[-1].squeeze(-1).long()
 
     def perturb(self, mean, log_variance):
-        """Latents as they are decoded in training: sampled, noisy and thinned, as far as the configuration says."""
+        """Latents as they are decoded in training: sampled, noisy and thinned, as far as the configuration says.
+
+        Args:
+            mean (`torch.Tensor` of shape `(batch, latent_length, latent_dim)`), log_variance (the same, or `None`).
+
+        Returns:
+            `torch.Tensor` of the mean's shape.
+        """
         config, latents = self.config, mean
         if log_variance is not None:
             latents = latents + torch.randn_like(latents) * (0.5 * log_variance).exp()
         if config.latent_noise:
             latents = latents + torch.randn_like(latents) * config.latent_noise
-        if config.latent_dropout:
-            latents = latents * (torch.rand_like(latents) >= config.latent_dropout).to(latents.dtype)
-        return latents
+        return nn.functional.dropout(latents, config.latent_dropout)
+
+    def can_sample(self):
+        """Whether training scores candidates alone: as `num_negatives` says, but not with an adapter on the head, which has no
+        weights to pick from."""
+        if self.config.num_negatives and type(self.lm_head) is not nn.Linear:
+            logger.warning_once(
+                f"the head is a {type(self.lm_head).__name__}: num_negatives {self.config.num_negatives} is passed over and "
+                "every token is scored"
+            )
+            return False
+        return bool(self.config.num_negatives)
 
     def candidate_scores(self, states, labels):
         """Scores of the tokens that are asked for anywhere in the batch, and of random others.
@@ -359,12 +384,12 @@ class CtaModel(TextAutoencoder):
             [`CtaOutput`].
         """
         ids, lengths, places = self.arranged(input_ids, attention_mask)
-        mean, log_variance = self.encode_moments(ids, lengths)
+        token_dropout = self.config.token_dropout if self.training else 0.0
+        mean, log_variance = self.encode_moments(ids, lengths, token_dropout)
         latents = self.perturb(mean, log_variance) if self.training else mean
         states = self.decode_states(latents, lengths)
         states = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-        # An adapter on the head has no weights to pick from.
-        sampled = self.training and labels is not None and self.config.num_negatives and type(self.lm_head) is nn.Linear
+        sampled = self.training and labels is not None and self.can_sample()
         logits = None if sampled else self.lm_head(states)
         latent_mask = self.masks(lengths, ids.shape[1])[-1].squeeze(-1).long()
         loss = reconstruction_loss = kl_loss = None
@@ -394,26 +419,35 @@ class CtaModel(TextAutoencoder):
         )
 
     def tiles(self, batch, size, tile_length):
-        """Stretches of a text with what they can see: `(first, start, end, last)`, all in tokens.
+        """Texts, and stretches of them with what they can see.
+
+        Short texts go together, as many as have `tile_length` tokens; longer ones alone, in stretches.
+
+        Returns:
+            `list[tuple[slice, list[tuple[int, int, int, int]]]]`: which texts, and `(first, start, end, last)` in tokens.
 
         Raises:
-            ValueError: where a tile is no multiple of the ratio.
+            ValueError: where `tile_length` is no multiple of the ratio.
         """
         if tile_length < 1 or tile_length % self.config.ratio:
             raise ValueError(f"tile_length {tile_length} must be a multiple of the ratio {self.config.ratio}")
-        # As many tokens at once, however many texts they are of.
-        tile_length = max(tile_length // max(batch, 1) // self.config.ratio, 1) * self.config.ratio
-        reach = self.reach()
+        reach, stretches = self.reach(), []
         for start in range(0, max(size, 1), tile_length):
             end = min(start + tile_length, size)
-            yield max(start - reach, 0), start, end, min(end + reach, size)
+            stretches.append((max(start - reach, 0), start, end, min(end + reach, size)))
+        texts = max(tile_length // max(size, 1), 1)
+        return [(slice(i, i + texts), stretches) for i in range(0, max(batch, 1), texts)]
 
-    def encode(self, input_ids, attention_mask=None, tile_length=TILE_LENGTH, **kwargs):
+    def encode(self, input_ids, attention_mask=None, tile_length=TILE_LENGTH, token_type_ids=None):
         """Encode texts of any length, one stretch after the other; the result is that of the whole.
+
+        Under `torch.no_grad()` memory does not grow with the text but for ids and latents.
 
         Args:
             input_ids, attention_mask: as of `forward`.
-            tile_length (`int`, defaults to 8192): tokens at once, over all texts; a multiple of the ratio.
+            tile_length (`int`, defaults to 8192): tokens at once, beside those on either side that they can see; a multiple of
+                the ratio.
+            token_type_ids (*optional*): passed over; some tokenizers give them.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, latent_length, latent_dim)`, the latents' means, a text's first one first.
@@ -422,29 +456,36 @@ class CtaModel(TextAutoencoder):
             ValueError: where `tile_length` is no multiple of the ratio.
         """
         ids, lengths, _ = self.arranged(input_ids, attention_mask)
-        ratio, latents = self.config.ratio, []
-        for first, start, end, last in self.tiles(*ids.shape, tile_length):
-            mean, _ = self.encode_moments(ids[:, first:last], (lengths - first).clamp(0, last - first))
-            latents.append(mean[:, (start - first) // ratio : (end - first) // ratio])
-        return torch.cat(latents, dim=1)
+        ratio, encoded = self.config.ratio, []
+        for texts, stretches in self.tiles(*ids.shape, tile_length):
+            parts = []
+            for first, start, end, last in stretches:
+                mean, _ = self.encode_moments(ids[texts, first:last], (lengths[texts] - first).clamp(0, last - first))
+                parts.append(mean[:, (start - first) // ratio : (end - first) // ratio])
+            encoded.append(torch.cat(parts, dim=1))
+        return torch.cat(encoded)
 
-    def decoded_tiles(self, latents, lengths, tile_length):
-        """Scores of one stretch after the other, each of shape `(batch, tokens, vocabulary)`."""
-        ratio, size = self.config.ratio, latents.shape[1] * self.config.ratio
+    def decoded(self, latents, lengths, tile_length, of_scores):
+        """What a function makes of the scores of every stretch, shape `(batch, ratio * latent_length, ...)`."""
+        ratio, size, decoded = self.config.ratio, latents.shape[1] * self.config.ratio, []
         if lengths is None:
             lengths = torch.full((len(latents),), size, device=latents.device)
-        for first, start, end, last in self.tiles(len(latents), size, tile_length):
-            part = latents[:, first // ratio : last // ratio]
-            states = self.decode_states(part, (lengths - first).clamp(0, last - first))
-            yield self.lm_head(states[:, start - first : end - first])
+        for texts, stretches in self.tiles(len(latents), size, tile_length):
+            parts = []
+            for first, start, end, last in stretches:
+                part = latents[texts, first // ratio : last // ratio]
+                states = self.decode_states(part, (lengths[texts] - first).clamp(0, last - first))
+                parts.append(of_scores(self.lm_head(states[:, start - first : end - first])))
+            decoded.append(torch.cat(parts, dim=1))
+        return torch.cat(decoded)
 
     def decode(self, latents, lengths=None, tile_length=TILE_LENGTH):
-        """Decode latents of any length to scores.
+        """Decode latents of any length to scores, all of which are held: of a long text, take [`decode_tokens`].
 
         Args:
             latents (`torch.FloatTensor` of shape `(batch, latent_length, latent_dim)`).
             lengths (`torch.LongTensor` of shape `(batch,)`, *optional*): tokens of each text; by default all that fit.
-            tile_length (`int`, defaults to 8192): tokens at once, over all texts; a multiple of the ratio.
+            tile_length (`int`, defaults to 8192): as of [`encode`].
 
         Returns:
             `torch.FloatTensor` of shape `(batch, ratio * latent_length, vocabulary)`; beyond a text's length without meaning.
@@ -452,28 +493,29 @@ class CtaModel(TextAutoencoder):
         Raises:
             ValueError: where `tile_length` is no multiple of the ratio.
         """
-        return torch.cat(list(self.decoded_tiles(latents, lengths, tile_length)), dim=1)
+        return self.decoded(latents, lengths, tile_length, lambda scores: scores)
 
+    @torch.no_grad()
     def decode_tokens(self, latents, lengths=None, tile_length=TILE_LENGTH):
         """The likeliest tokens, shape `(batch, ratio * latent_length)`, without ever holding all scores; arguments as of
         [`decode`]."""
-        return torch.cat([scores.argmax(-1) for scores in self.decoded_tiles(latents, lengths, tile_length)], dim=1)
+        return self.decoded(latents, lengths, tile_length, lambda scores: scores.argmax(-1))
 
     @torch.no_grad()
-    def reconstruct(self, texts, tokenizer, batch_size=32, stored=False):
+    def reconstruct(self, texts, tokenizer, batch_size=32, bits=None):
         """Encode texts and decode them from their latents alone.
 
         Args:
             texts (`list[str]`).
             tokenizer: that the model was trained with.
             batch_size (`int`, defaults to 32): texts at once.
-            stored (`bool`, defaults to `False`): round the latents to int8, as they would be stored.
+            bits (`int`, *optional*): round the latents to so many bits a number, as they would be stored; by default not at all.
 
         Returns:
             `list[str]`.
 
         Raises:
-            ValueError: for one text instead of a list.
+            ValueError: for one text instead of a list, or as of [`round_latents`].
         """
         if isinstance(texts, str):
             raise ValueError("reconstruct takes a list of texts, not one: give [text]")
@@ -489,13 +531,39 @@ class CtaModel(TextAutoencoder):
                 ids, mask = inputs["input_ids"].long().to(self.device), inputs["attention_mask"].to(self.device)
                 latents = self.encode(ids, mask)
                 lengths = mask.sum(1)
-                tokens = self.decode_tokens(self.round_latents(latents) if stored else latents, lengths)
+                tokens = self.decode_tokens(latents if bits is None else self.round_latents(latents, bits), lengths)
                 written += [tokenizer.decode(row[:n]) for row, n in zip(tokens, lengths.tolist(), strict=True)]
         finally:
             self.train(training)
         return written
 
     # The cost of latents
+
+    @torch.no_grad()
+    def sample_latents(self, input_ids, attention_mask=None, generator=None):
+        """Latents drawn from what a text's latents are told to be, as in training.
+
+        Args:
+            input_ids, attention_mask: as of `forward`.
+            generator (`torch.Generator`, *optional*).
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, latent_length, latent_dim)`.
+
+        Raises:
+            TypeError: where the model has no variance (`kl_weight` 0).
+        """
+        mean, log_variance = self.distribution(input_ids, attention_mask)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return mean + noise * (0.5 * log_variance).exp()
+
+    def distribution(self, input_ids, attention_mask):
+        """Means and log-variances, each of shape `(batch, latent_length, latent_dim)`; a TypeError where there are none."""
+        ids, lengths, _ = self.arranged(input_ids, attention_mask)
+        mean, log_variance = self.encode_moments(ids, lengths)
+        if log_variance is None:
+            raise TypeError("latents without variance carry what they are stored in: see latent_bits")
+        return mean, log_variance
 
     @torch.no_grad()
     def information_bits(self, input_ids, attention_mask=None):
@@ -510,40 +578,50 @@ class CtaModel(TextAutoencoder):
         Raises:
             TypeError: where the model has no variance (`kl_weight` 0): its latents are stored as they are.
         """
-        ids, lengths, _ = self.arranged(input_ids, attention_mask)
-        mean, log_variance = self.encode_moments(ids, lengths)
-        if log_variance is None:
-            raise TypeError("latents without variance carry what they are stored in: see latent_bits")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        mean, log_variance = self.distribution(input_ids, attention_mask)
         nats = normal_divergence(mean.float(), log_variance.float()).sum(-1)
-        return (nats * self.masks(lengths, ids.shape[1])[-1].squeeze(-1)).sum(1) / math.log(2)
+        return (nats * self.latent_mask(attention_mask)).sum(1) / math.log(2)
+
+    def latent_bits(self, latents, mask, bits=8):
+        """Bits that each text's latents take, and 32 for its number of tokens, which the decoder is told; arguments and returns
+        as of [`TextAutoencoder.latent_bits`]."""
+        return super().latent_bits(latents, mask, bits) + LENGTH_BITS
 
     def latent_scale(self, bits=8):
-        """Step of the grid of each channel, shape `(latent_dim,)`: as [`fit_latent_scale`] found it, or, of normed latents, wide
-        enough for all.
+        """Step of the grid of each channel, shape `(latent_dim,)`, as [`fit_latent_scale`] found it.
 
         Raises:
-            ValueError: where latents are not normed and no grid was fitted.
+            ValueError: where no grid was fitted, or for bits that none has.
         """
+        check_bits(bits)
         if self.scale.isnan().any():
             raise ValueError(
-                "the range of these latents is unknown: call fit_latent_scale with latents of training text first"
+                "the range of these latents is unknown: call fit_latent_scale with latents of training text first, as "
+                "run_pretraining.py does at the end of a run"
             )
         return self.scale[bits - GRID_BITS.start]
 
     @torch.no_grad()
     def fit_latent_scale(self, latents):
-        """Set the grids such that given latents, of training text, are rounded with the least mean square error: before a
-        model is saved.
+        """Set the grids such that given latents, of training text, are rounded with the least mean square error, as near as
+        steps 4 % apart come to it: before a model is saved, and again after it was trained further.
 
         The grids are a buffer of the model, which an adapter does not save: merge it first.
 
         Args:
             latents (`torch.Tensor` of shape `(..., latent_dim)`): of real tokens only.
+
+        Raises:
+            ValueError: for none, or any that is not finite.
         """
         values = latents.float().flatten(0, -2)
+        if not len(values) or not values.isfinite().all():
+            raise ValueError(f"{len(values)} latents make no grid: accepted are one and more, all of them finite")
         widest = values.abs().amax(0).clamp(min=1e-6)
         for row, bits in zip(self.scale, GRID_BITS, strict=True):
             # From a grid that holds all values down to one that cuts off all but the smallest.
-            steps = 2 * widest / 2**bits * torch.linspace(1, 0.1, 46, device=widest.device)[:, None]
+            steps = 2 * widest / 2**bits * 0.96 ** torch.arange(100, device=widest.device)[:, None]
             errors = torch.stack([(on_grid(values, step, bits) - values).square().mean(0) for step in steps])
             row.copy_(steps.gather(0, errors.argmin(0, keepdim=True))[0])

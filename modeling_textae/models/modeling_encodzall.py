@@ -293,20 +293,21 @@ class EncodzallPreTrainedModel(TextAutoencoder):
             EncodzallLayer(self.config, num_key_value_heads, index, **kwargs) for index in range(number)
         )
 
-    def latent_bits(self, latents, mask):
-        """Bits that each text's words take: int8 numbers, each word's length, and 16 bits for the number of words.
+    def latent_bits(self, latents, mask, bits=8):
+        """Bits that each text's words take: their numbers, each word's length, and 16 bits for the number of words.
 
         The lengths are stored because the decoder is told where each word starts.
 
         Args:
             latents (`torch.Tensor` of shape `(batch, words, hidden_size)`).
             mask (`torch.Tensor` of shape `(batch, words)`).
+            bits (`int`, defaults to 8): for each number.
 
         Returns:
             `torch.Tensor` of shape `(batch,)`.
         """
         length_bits = math.ceil(math.log2(self.config.max_word_length))
-        return super().latent_bits(latents, mask) + mask.sum(-1) * length_bits + 16
+        return super().latent_bits(latents, mask, bits) + mask.sum(-1) * length_bits + 16
 
     def rotary(self, positions):
         """Rotary table of positions, shape `(batch, length)`."""

@@ -1,5 +1,9 @@
-"""Training's care of latents beside the loss: the annealed weight of their divergence, and the grid they are stored on."""
+"""Training's care of latents beside the loss: the annealed weight of their divergence, and the grids they are stored on."""
 
+from itertools import islice
+
+import datasets
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
@@ -34,23 +38,45 @@ class KlAnnealingCallback(TrainerCallback):
                 module.kl_annealing = min(1.0, state.global_step / self.steps)
 
 
-@torch.no_grad()
-def fit_latent_scale(model, tokenizer, texts, batch_size=32):
-    """Fit the grid on which a model stores its latents to those of training text.
+def some_passages(passages, number, seed=0):
+    """Texts of a dataset of passages, streamed or not: drawn evenly, or the first of a stream.
 
     Args:
-        model ([`TextAutoencoder`]): with a method `fit_latent_scale`; of another nothing is fitted.
+        passages: dataset with the column `text`.
+        number (`int`): how many at most.
+        seed (`int`, defaults to 0): of the draw.
+
+    Returns:
+        `list[str]`.
+    """
+    if isinstance(passages, datasets.Dataset):
+        size = len(passages)
+        chosen = np.random.default_rng(seed).choice(size, min(number, size), replace=False)
+        return list(passages.select(np.sort(chosen))["text"])
+    return [row["text"] for row in islice(passages, number)]
+
+
+@torch.no_grad()
+def fit_latent_scale(model, tokenizer, texts, batch_size=32):
+    """Fit the grids on which a model stores its latents to those of training text.
+
+    Args:
+        model ([`TextAutoencoder`]): with a method `fit_latent_scale`.
         tokenizer: its tokenizer.
         texts (`list[str]`): training text.
         batch_size (`int`, defaults to 32).
+
+    Raises:
+        ValueError: for no text, or latents that are not finite.
     """
-    if not hasattr(model, "fit_latent_scale"):
-        return
     training, found = model.training, []
     model.eval()
-    for start in range(0, len(texts), batch_size):
-        inputs = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt").to(model.device)
-        latents = model.encode(inputs["input_ids"], inputs["attention_mask"])
-        found.append(latents[model.latent_mask(inputs["attention_mask"]) == 1].float())
-    model.fit_latent_scale(torch.cat(found))
-    model.train(training)
+    try:
+        for start in range(0, len(texts), batch_size):
+            batch = texts[start : start + batch_size]
+            inputs = tokenizer(batch, padding=True, add_special_tokens=False, return_tensors="pt").to(model.device)
+            latents = model.encode(inputs["input_ids"], inputs["attention_mask"])
+            found.append(latents[model.latent_mask(inputs["attention_mask"]) == 1].float())
+        model.fit_latent_scale(torch.cat(found) if found else torch.empty(0, model.config.latent_dim))
+    finally:
+        model.train(training)

@@ -364,7 +364,16 @@ def check(model, data, noise, training):
 
 
 # Fields of a configuration in which a run may differ from the checkpoint it starts from: no weight depends on them.
-FREE = {"pad_token_id", "dropout", "attention_dropout", "latent_noise", "latent_dropout", "token_dropout", "free_bits"}
+FREE = {
+    "pad_token_id",
+    "dropout",
+    "attention_dropout",
+    "latent_noise",
+    "latent_dropout",
+    "token_dropout",
+    "num_negatives",
+    "free_bits",
+}
 
 
 def check_initial(checkpoint, config):
