@@ -54,6 +54,7 @@ from modeling_textae.evaluation.tokens import (
     token_errors,
     token_frequencies,
     write_errors,
+    write_frequencies,
 )
 from modeling_textae.evaluation.tokens import run_report as token_report
 from modeling_textae.models.autoencoder import check_bits
@@ -157,7 +158,7 @@ class PackingArguments:
 
 def load(checkpoint, auto=AutoModelForPreTraining):
     """Model, in evaluation and float32, and tokenizer of a checkpoint folder or Hub name."""
-    model = auto.from_pretrained(checkpoint, dtype="float32")
+    model = auto.from_pretrained(checkpoint, dtype="float32", use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(checkpoint)
 
 
@@ -286,7 +287,8 @@ def rate_distortion_table(arguments):
 
 
 def tokens(arguments):
-    """Token and sequence accuracy of a token autoencoder, as its latents are stored; errors beside the report as .jsonl."""
+    """Token and sequence accuracy of a token autoencoder, as its latents are stored; beside the report the errors as .jsonl and
+    how often each token occurs in the training text as .csv."""
     for path in [*arguments.train_file, *arguments.data_file]:
         file_format(path)  # before anything is fetched
     if bool(arguments.train_file) != bool(arguments.data_file):
@@ -310,7 +312,8 @@ def tokens(arguments):
         seen = embedded_corpus()["train"]
     counts = token_frequencies(encoded_rows(tokenizer, texts_of(seen)), len(tokenizer))
     rows = list(encoded_rows(tokenizer, held_out_texts(arguments)))
-    common = common_tokens(counts, arguments.rarest)
+    common, seen_tokens = common_tokens(counts, arguments.rarest), int((counts > 0).sum())
+    long_enough = sum(len(ids) >= arguments.length for ids in rows)
     text = text_samples(rows, arguments.length, arguments.samples, common, arguments.seed)
     measured = {
         "text": text,
@@ -340,11 +343,13 @@ def tokens(arguments):
                 if name == "text" and bits == fewest and not noise:
                     errors = token_errors(tokenizer, samples, decoded, bits)
     write_errors(report_file(arguments.output, ".jsonl"), errors)
+    write_frequencies(report_file(arguments.output, ".csv"), tokenizer, counts)
     source = " and ".join(arguments.train_file) or "the embedded corpus"
     head = (
-        f"{arguments.length} tokens a sample, one a text, seed {arguments.seed}. Text has only tokens that occur in {source}, "
-        f"without the rarest {arguments.rarest:.0%} of them. Noise in units of each channel's root mean square. "
-        f"{len(errors)} samples of text with errors at {fewest} bits."
+        f"{arguments.length} tokens a sample, one a text, of {long_enough} texts that are as long, seed {arguments.seed}. Text "
+        f"has only tokens that occur in {source}, {seen_tokens} of {len(tokenizer)}, without the {arguments.rarest:.0%} of them "
+        f"that are the rarest, {seen_tokens - int(common.sum())}; random tokens are drawn evenly from all that occur. Noise in "
+        f"units of each channel's root mean square. {len(errors)} samples of text with errors at {fewest} bits."
     )
     return {"rows": results, "errors": len(errors)}, f"{head}\n\n{table(results, list(results[0]))}"
 

@@ -21,7 +21,7 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import MaskedLMOutput
 
 from modeling_textae import MlmEncoderConfig, MlmEncoderForMaskedLM
-from modeling_textae.evaluation.report import table, write_report
+from modeling_textae.evaluation.report import show_table, write_report
 from modeling_textae.evaluation.run_report import REPORTS
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.training.build import build_trainer, load_recipe_corpus
@@ -185,9 +185,7 @@ def step_of(model, batch, dtype):
 
 def show(name, rows):
     """Print a table and write it beside the runs."""
-    body = table(rows, list(rows[0]))
-    write_report(OUTPUT / name, f"MLM encoder beside BertForMaskedLM: {name}", {"rows": rows}, body)
-    print(body)
+    show_table(OUTPUT / name, f"MLM encoder beside BertForMaskedLM: {name}", rows)
 
 
 def main():

@@ -26,7 +26,9 @@ def stage(card, target):
     """
     if not (card / "model.safetensors").is_file():
         raise FileNotFoundError(f"{card} has no model.safetensors")
-    model = AutoModelForPreTraining.from_pretrained(card, dtype=AutoConfig.from_pretrained(card).dtype)
+    model = AutoModelForPreTraining.from_pretrained(
+        card, dtype=AutoConfig.from_pretrained(card).dtype, use_safetensors=True
+    )
     aside = target.with_name(f".{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
@@ -50,7 +52,7 @@ def write(run, card):
     """
     if not (run / "model.safetensors").is_file():
         raise FileNotFoundError(f"{run} has no model.safetensors")
-    AutoModelForPreTraining.from_pretrained(run, dtype="bfloat16").save_pretrained(card)
+    AutoModelForPreTraining.from_pretrained(run, dtype="bfloat16", use_safetensors=True).save_pretrained(card)
     AutoTokenizer.from_pretrained(run).save_pretrained(card)
     for code in card.glob("*.py"):
         code.unlink()

@@ -13,6 +13,7 @@ from model_cases import TEXTS, encodzall_config
 from transformers import AutoModel, AutoTokenizer
 
 import modeling_textae as textae
+import run_eval
 from modeling_textae import cards
 
 CARDS = Path(__file__).parent.parent / "model_cards"
@@ -100,6 +101,15 @@ def test_a_card_is_written_in_bfloat16_without_code(tmp_path):
     assert loaded.dtype == torch.bfloat16
     for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
         torch.testing.assert_close(a.to(torch.bfloat16), b)
+
+
+def test_weights_that_are_pickled_are_not_read(tmp_path, capsys):
+    model = textae.EncodzallForPreTraining(encodzall_config())
+    model.config.save_pretrained(tmp_path)
+    textae.EncodzallTokenizer().save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert run_eval.main(["reconstruct", "--checkpoint", str(tmp_path)]) == 2
+    assert "model.safetensors" in capsys.readouterr().err
 
 
 def test_staging_refuses_what_is_no_card(tmp_path, capsys):

@@ -10,6 +10,7 @@ from torch import nn
 
 import modeling_textae as textae
 from modeling_textae.data.collators import CtaCollator
+from modeling_textae.models.modeling_cta import best_tokens, first_maximum
 
 LONG = "".join(chr(97 + i * i % 26) for i in range(300))
 
@@ -313,6 +314,41 @@ def test_grids_of_normal_latents_have_the_steps_of_the_literature():
     # Max 1960, table 2.
     for bits, step in ((1, 1.596), (2, 0.9957), (3, 0.5860), (4, 0.3352), (5, 0.1881)):
         assert model.latent_scale(bits).mean().item() == pytest.approx(step, rel=0.05)
+
+
+@pytest.mark.parametrize("vocabulary", [257, 1024])
+def test_the_first_maximum_is_that_of_argmax(vocabulary):
+    torch.manual_seed(0)
+    scores = torch.randint(5, (3, 40, vocabulary)).float()  # many equals
+    assert torch.equal(first_maximum(scores), scores.argmax(-1))
+    head, states = torch.nn.Linear(8, vocabulary), torch.randn(3, 700, 8)
+    assert torch.equal(best_tokens(head, states), head(states).argmax(-1))
+    assert best_tokens(head, states[:0]).shape == (0, 700)
+
+
+def test_training_on_makes_grids_void_and_a_frozen_model_keeps_them():
+    model, ids = build().train(), torch.arange(1, 9)[None]
+    model.fit_latent_scale(torch.randn(10, 8))
+    model.requires_grad_(False)
+    model(ids, labels=ids)
+    assert model.scale.isfinite().all()
+    model.requires_grad_(True).eval()
+    model(ids, labels=ids)
+    assert model.scale.isfinite().all()
+    model.train()(ids, labels=ids)
+    with pytest.raises(ValueError, match="call fit_latent_scale"):
+        model.round_latents(torch.zeros(1, 8), 8)
+
+
+def test_a_channel_that_is_always_zero_is_stored_in_half_precision():
+    model = build().half()
+    latents = torch.randn(20, 8).half()
+    latents[:, 3] = 0
+    model.fit_latent_scale(latents)
+    for bits in (1, 8):
+        stored = model.round_latents(latents, bits)
+        assert stored.isfinite().all()
+        assert stored[:, 3].abs().max() < 1e-6
 
 
 def test_no_grid_is_used_before_it_is_fitted_and_it_travels_with_the_model(tmp_path):

@@ -1,4 +1,6 @@
+import csv
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -131,7 +133,8 @@ def test_a_variational_models_latents_cost_their_divergence():
     row, *others = latent_rows(net, tokenizer, TEXTS, (8,), batch_size=1)[0]
     assert (row["what"], [other["what"] for other in others]) == ("latents, sampled, KL / ln 2", ["latents, int8"])
     bits = sum(net.information_bits(**tokenizer(text, return_tensors="pt")).item() for text in TEXTS)
-    assert row["bits per byte of text"] == pytest.approx(bits / sum(len(text.encode()) for text in TEXTS), rel=1e-5)
+    size = sum(len(text.encode()) for text in TEXTS)
+    assert row["bits per byte of text"] == pytest.approx((bits + 32 * len(TEXTS)) / size, rel=1e-5)  # and the lengths
 
 
 def test_other_tokenizers_are_spelled_by_the_text_they_decode():
@@ -177,6 +180,7 @@ def test_error_files_are_read_back_and_refused_by_line(tmp_path):
         ("", "has no error cases"),
         ('{"sample": 1}\n', "line 1 is no error"),
         ("\n", "line 1 is no"),
+        (json.dumps(read_errors(tmp_path / "errors.jsonl")[0] | {"bits": 9}), "bits 9 are no way"),
     ):
         (tmp_path / "bad.jsonl").write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -230,7 +234,15 @@ def test_the_command_measures_text_and_random_tokens_and_writes_errors(checkpoin
         assert row["bits per byte of text"] == pytest.approx((5 * 8 * row["bits"] + 32) / 20)
     errors = [json.loads(line) for line in (checkpoint / "out.jsonl").read_text().splitlines()]
     assert len(errors) == report["errors"] == 10  # an untrained model gets nothing right
-    assert "10 samples of text with errors at 4 bits" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "10 samples of text with errors at 4 bits" in printed
+    assert "of 10 texts that are as long" in printed
+    with open(checkpoint / "out.csv", encoding="utf-8", newline="") as file:
+        frequencies = [(row["token"], int(row["count"])) for row in csv.DictReader(file)]
+    training = (json.loads(line)["text"] for line in (checkpoint / "train.jsonl").read_text().splitlines())
+    expected = Counter(token for text in training for token in textae.CtaTokenizer().tokenize(text))
+    assert {token: count for token, count in frequencies if count} == expected
+    assert [count for _, count in frequencies] == sorted((count for _, count in frequencies), reverse=True)
 
 
 @pytest.mark.parametrize(

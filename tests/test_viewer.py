@@ -14,14 +14,15 @@ CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromedriver"]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Two checkpoints, and the errors of the first."""
+    """Two checkpoints, one without grids, and the errors of the first."""
     folder = tmp_path_factory.mktemp("viewer")
     tokenizer = textae.CtaTokenizer.train(TEXTS * 20, 300)
-    for name, levels in (("first", 2), ("second", 1)):
+    for name, levels in (("unfitted", 2), ("first", 2), ("second", 1)):
         torch.manual_seed(levels)
-        textae.CtaModel(cta_config(vocab_size=len(tokenizer), num_levels=levels, num_blocks=None)).save_pretrained(
-            folder / name
-        )
+        model = textae.CtaModel(cta_config(vocab_size=len(tokenizer), num_levels=levels, num_blocks=None))
+        if name != "unfitted":
+            model.fit_latent_scale(torch.randn(100, 8))
+        model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     samples = torch.tensor(tokenizer(" ".join(TEXTS), add_special_tokens=False)["input_ids"][:40]).view(2, 20).numpy()
     decoded = samples.copy()
@@ -124,6 +125,23 @@ def test_the_viewer_shows_errors_and_latents_in_a_browser(viewer, browser, files
     asked = [m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"]
     assert asked
     assert not [url for url in asked if url.startswith(("http", "ws")) and not url.startswith(address)]
+
+
+def test_other_sites_are_not_answered_and_leave_nothing_large(viewer):
+    import httpx
+
+    assert httpx.get(f"{viewer}config", headers={"Host": "evil.example"}).status_code == 400
+    upload = httpx.post(f"{viewer}gradio_api/upload", files={"files": ("file", b"x" * 1000)})
+    assert upload.status_code >= 400
+
+
+def test_an_unfitted_checkpoint_says_so(files):
+    pytest.importorskip("gradio", reason="needs the extra viewer")
+    from modeling_textae.evaluation import viewer
+
+    assert viewer.inspect(str(files / "unfitted"), "text", viewer.UNROUNDED)
+    with pytest.raises(ValueError, match="call fit_latent_scale"):
+        viewer.inspect(str(files / "unfitted"), "text", "8")
 
 
 def test_the_command_refuses_what_it_cannot_show(files, tmp_path, capsys):

@@ -54,3 +54,10 @@ def write_report(path, title, figures, body, command=None):
     whole = {"command": command, **figures}
     report_file(path, ".json").write_text(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n")
     report_file(path, ".md").write_text(f"# {title}\n\n`{command}`\n\n{body}\n")
+
+
+def show_table(path, title, rows):
+    """Print rows as a table, and write them as the report `path`; arguments as of [`write_report`] and [`table`]."""
+    body = table(rows, list(rows[0]))
+    write_report(path, title, {"rows": rows}, body)
+    print(body)

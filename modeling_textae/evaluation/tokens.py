@@ -1,5 +1,6 @@
 """How exactly token autoencoders give tokens back: on held-out text, on random tokens, and what they get wrong."""
 
+import csv
 import json
 from itertools import groupby
 
@@ -8,6 +9,8 @@ import torch
 from tokenizers.decoders import ByteLevel
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from ..models.autoencoder import check_bits
+from ..models.modeling_cta import LENGTH_BITS
 from .metrics import character_error_rate, exact_rate
 from .report import table
 from .texts import batches
@@ -33,6 +36,19 @@ def token_frequencies(rows, vocab_size):
             raise ValueError(f"token {len(found) - 1} is beyond the vocabulary of {vocab_size}")
         counts[: len(found)] += found
     return counts
+
+
+def write_frequencies(path, tokenizer, counts):
+    """Write how often each token occurs, the commonest first, as CSV of `id`, `token` and `count`.
+
+    Args:
+        path, tokenizer, counts (`np.ndarray` of int): as of [`token_frequencies`].
+    """
+    order = np.argsort(-counts, kind="stable").tolist()
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "token", "count"])
+        writer.writerows(zip(order, tokenizer.convert_ids_to_tokens(order), counts[order].tolist(), strict=True))
 
 
 def common_tokens(counts, rarest=0.1):
@@ -246,6 +262,8 @@ def read_errors(path):
                         raise ValueError(f"{name} {error[name]!r} is no {kind.__name__}")
                 if not all(isinstance(i, int) and i >= 0 for i in error["ids"]):
                     raise ValueError("ids are no tokens")
+                if error["bits"] != 16:
+                    check_bits(error["bits"])
             except (ValueError, KeyError, TypeError) as problem:
                 raise ValueError(f"{path} line {number} is no error case: {problem!r}") from problem
             errors.append({name: error[name] for name in ERROR_FIELDS})
@@ -298,7 +316,7 @@ def latent_rows(model, tokenizer, passages, roundings, batch_size=32):
     Returns:
         `tuple[list[dict], np.ndarray, list[str]]`: rows of `what`, `bits per byte of text`, `token accuracy`, `byte accuracy`,
         `character error rate`, `exact`; how often each token occurs; and what the last rounding wrote. A model with a variance
-        has a row more, for sampled latents, which cost their divergence from the prior.
+        has a row more, for sampled latents, which cost their divergence from the prior and the number of tokens.
     """
     spell, counts = speller(tokenizer), np.zeros(len(tokenizer), dtype=np.int64)
     names = {bits: "float32" if bits is None else "bfloat16" if bits == 16 else f"int{bits}" for bits in roundings}
@@ -314,7 +332,7 @@ def latent_rows(model, tokenizer, passages, roundings, batch_size=32):
         for bits, total in totals.items():
             if bits == "KL":
                 stored = model.sample_latents(ids, mask, generator)
-                total["stored"] += float(model.information_bits(ids, mask).sum())
+                total["stored"] += float(model.information_bits(ids, mask).sum()) + LENGTH_BITS * len(batch)
             else:
                 stored = latents if bits is None else model.round_latents(latents, bits)
                 total["stored"] += int(model.latent_bits(latents, latent_mask, bits or 32).sum())

@@ -15,6 +15,8 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError('the viewer needs gradio: pip install ".[viewer]"') from error
 import torch
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser
 
 from ..models.autoencoder import GRID_BITS
@@ -40,7 +42,7 @@ class ViewerArguments:
 @lru_cache(maxsize=2)
 def load(checkpoint):
     """A checkpoint's model and tokenizer, the last two kept in memory."""
-    model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True).eval()
     return model, AutoTokenizer.from_pretrained(checkpoint)
 
 
@@ -87,7 +89,9 @@ def build_viewer(checkpoints, errors):
     """
     names = [f"{i}: sample {e['sample']}, {len(e['wrong'])} wrong" for i, e in enumerate(errors)]
     colours = {"lost": "#2a9d4a", "wrong": "#d62839"}
-    with gradio.Blocks(title="textae: token autoencoder errors", analytics_enabled=False) as page:
+    with gradio.Blocks(
+        title="textae: token autoencoder errors", analytics_enabled=False, delete_cache=(60, 60)
+    ) as page:
         with gradio.Row():
             checkpoint = gradio.Dropdown(checkpoints, value=checkpoints[0], label="checkpoint")
             case = gradio.Dropdown(names, value=names[0], type="index", label="error case", elem_id="case")
@@ -107,7 +111,10 @@ def build_viewer(checkpoints, errors):
 
         def show(checkpoint, case, stored, own):
             text, ids = (own, None) if own else (errors[case]["text"], errors[case]["ids"])
-            return inspect(checkpoint, text, stored, ids)
+            try:
+                return inspect(checkpoint, text, stored, ids)
+            except ValueError as error:  # the page shows no other's message
+                raise gradio.Error(str(error)) from error
 
         fields = [checkpoint, case, stored, own]
         gradio.on(
@@ -141,6 +148,9 @@ def serve(page, port):
         ssr_mode=False,
         prevent_thread_lock=True,
         footer_links=[],
+        # Another site's script may send what it likes to loopback: it gets neither an answer under its own name nor files kept.
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])]},
+        max_file_size=1,
     )[1]
 
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 GRID_BITS = range(1, 9)
+SMALLEST_STEP = 1e-7  # a half-precision scale of a channel that is always 0 is 0 itself
 
 
 @dataclass
@@ -75,7 +76,9 @@ class TextAutoencoder(PreTrainedModel):
         if bits == 16:
             return latents.to(torch.bfloat16).to(latents.dtype)
         check_bits(bits)
-        return on_grid(latents.float(), self.latent_scale(bits).float(), bits).to(latents.dtype)
+        return on_grid(latents.float(), self.latent_scale(bits).float().clamp(min=SMALLEST_STEP), bits).to(
+            latents.dtype
+        )
 
     def latent_bits(self, latents, mask, bits=8):
         """Bits that the latents of each text take once rounded by `round_latents`.

@@ -116,7 +116,9 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     if make_model is not None:
         model = make_model(tokenizer)
     elif recipe.model.initial_checkpoint:
-        model = family.model.from_pretrained(recipe.model.initial_checkpoint, config=recipe.config, dtype="float32")
+        model = family.model.from_pretrained(
+            recipe.model.initial_checkpoint, config=recipe.config, dtype="float32", use_safetensors=True
+        )
     else:
         model = family.model(recipe.config)
     options = {name: getattr(recipe.noise, name) for name in family.collator_fields}
