@@ -291,6 +291,22 @@ def test_the_originals_recipe_of_cta_runs_on_a_file_of_its_corpus_with_a_foreign
     assert log[-1]["train_loss"] < 10
 
 
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_the_recipe_for_a_gpu_runs_at_every_ratio(levels, tmp_path):
+    texts = [f"Page {i * 7919} is about {i**5} words. " * 40 for i in range(8)]
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "text.parquet")
+    text = str(tmp_path / "text.parquet")
+    config = {"num_levels": levels, "vocab_size": 257, "embedding_size": 8, "hidden_size": 16, "latent_noise": 0.5}
+    arguments = [
+        str(ROOT / "recipes" / "cta-small.yaml"), "--train_file", text, "--validation_file", text, "--max_steps", "2",
+        "--config", json.dumps(config), "--per_device_train_batch_size", "2", "--report_passages", "3",
+        "--output_dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert run_pretraining.main(arguments) == 0
+    config = CtaModel.from_pretrained(tmp_path / "run").config
+    assert (config.ratio, config.latent_dim) == (2**levels, 15 * 2**levels)
+
+
 def test_grids_are_fitted_to_passages_that_may_be_short_or_missing(tmp_path):
     """Null rows are passed over, and no passage need be as long as half of passage_length."""
     texts = [None, *(f"Page {i * 7919} is about {i**5}." for i in range(40))]
