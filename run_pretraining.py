@@ -71,9 +71,11 @@ def main(arguments=None):
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:
+        saved = any(Path(training.output_dir).glob("checkpoint-*"))
+        where = "goes on from the last checkpoint" if saved else "begins anew: there was no checkpoint yet"
         print(
-            f"\ninterrupted at step {trainer.state.global_step}; the same command with --resume_from_checkpoint goes on "
-            f"from the last checkpoint in {training.output_dir}",
+            f"\ninterrupted at step {trainer.state.global_step}; the same command with --resume_from_checkpoint {where} "
+            f"in {training.output_dir}",
             file=sys.stderr,
         )
         return 130

@@ -99,7 +99,8 @@ def rate_cells():
             dim = round(numbers * ratio)
             sizes = {"num_levels": ratio.bit_length() - 1, "latent_dim": dim, "latent_noise": noise}
             cells["BPE", ratio, dim] = sizes | {"num_negatives": 512}, steps
-    cells["bytes", 16, 60] = {"vocab_size": 257, "num_levels": 4, "latent_dim": 60, "latent_noise": 0.5}, BYTE_STEPS
+    sizes = {"vocab_size": 257, "num_levels": 4, "latent_dim": 60}
+    cells["bytes", 16, 60] = sizes | {"latent_noise": 0.5, "num_negatives": None}, BYTE_STEPS
     return cells
 
 

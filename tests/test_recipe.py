@@ -341,3 +341,13 @@ def test_help_reads_well(capsys):
     printed = capsys.readouterr().out
     for words in ("loss_setpoint", "Training loss to hold", "passage_length"):
         assert words in printed
+
+
+def test_the_command_lines_configuration_goes_over_the_recipes_field_by_field():
+    recipe = parse_recipe(
+        [str(ROOT / "recipes" / "cta-nano.yaml"), "--config", '{"vocab_size": 257, "num_negatives": null}']
+    )
+    assert (recipe.config.vocab_size, recipe.config.latent_noise, recipe.config.num_negatives) == (257, 0.5, None)
+    assert parse_recipe([str(ROOT / "recipes" / "cta-nano.yaml")]).config.num_negatives == 512
+    with pytest.raises(ValueError, match="must be a JSON object"):
+        parse_recipe([str(ROOT / "recipes" / "cta-nano.yaml"), "--config", "[1]"])

@@ -82,7 +82,8 @@ class ModelArguments:
     family: str = field(default="encodzall", metadata={"help": f"One of {', '.join(FAMILIES)}."})
     size: str = field(default="nano", metadata={"help": "A preset of the family's configuration, like nano or xs."})
     config: str | None = field(
-        default=None, metadata={"help": "Fields that differ from the preset, as JSON: '{\"dropout\": 0.1}'."}
+        default=None,
+        metadata={"help": "Fields that differ from the preset, and from the recipe's, as JSON: '{\"dropout\": 0.1}'."},
     )
     tokenizer: str | None = field(
         default=None,
@@ -277,6 +278,7 @@ def parse_recipe(arguments=None):
     if unknown:
         raise ValueError(unknown_field(unknown[0].split("=")[0].lstrip("-"), parser))
     model, data, noise, training = parts
+    model.config = merged_config(fields.get("config"), model.config)
     return Recipe(model, data, noise, training, *check(model, data, noise, training))
 
 
@@ -308,6 +310,18 @@ def read_recipe_file(path, parser):
     if isinstance(fields.get("config"), dict):
         fields["config"] = json.dumps(fields["config"])
     return fields
+
+
+def merged_config(of_file, given):
+    """Fields of a configuration as JSON: those of the command line over those of the recipe's file. What is no JSON object is
+    left to [`config_fields`] to refuse."""
+    try:
+        first, second = json.loads(of_file or "{}"), json.loads(given or "{}")
+    except json.JSONDecodeError:
+        return given
+    if not (isinstance(first, dict) and isinstance(second, dict)) or first == second:
+        return given
+    return json.dumps(first | second)
 
 
 def unknown_field(name, parser):
