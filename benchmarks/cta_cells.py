@@ -4,7 +4,7 @@
     python benchmarks/cta_cells.py rate $CORPUS --data_file test.jsonl.xz
     python benchmarks/cta_cells.py optimizer $CORPUS --data_file test.jsonl.xz
 
-Each cell is recipes/cta-nano.yaml, shortened to some five minutes of one thread, in a process of its own, with two seeds; a
+Each cell is recipes/cta-nano.yaml, shortened to some three minutes of one thread, in a process of its own, with two seeds; a
 finished cell is not run again, one that was cut short begins anew, so that its seconds are whole. All have the tokenizer of
 model_cards/cta-nano. Prints a Markdown table and draws it.
 """
