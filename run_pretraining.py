@@ -14,6 +14,7 @@ from modeling_textae.evaluation.report import write_report
 from modeling_textae.evaluation.run_report import run_report
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.training.build import build_trainer, load_recipe_corpus
+from modeling_textae.training.codes import commonest_chunks, export_again, keep_codes
 from modeling_textae.training.latents import fit_latent_scale, some_passages
 from modeling_textae.training.recipe import check_resumed, checkpoint_to_resume, parse_recipe
 
@@ -38,6 +39,21 @@ def report_run(recipe, trainer, passages):
     write_report(output / REPORT, f"Run {output.name}", {"fields": recipe.fields(), **figures}, body)
     print("\n".join(lines))
     print(f"\ncheckpoint, report.md and training.png: {output}")
+
+
+def make_tokenizer(recipe, corpus, trainer):
+    """The tokenizer that training has made, where the family makes one; else the one it was trained with."""
+    model, tokenizer = trainer.model, trainer.processing_class
+    if recipe.family.reads_chunks:
+        counted, number = corpus.passages.counted, recipe.data.kept_codes
+        candidates = corpus.passages.tokens or commonest_chunks(counted, 2 * number)
+        tokenizer, found = keep_codes(model, candidates, counted, number)
+        print(
+            f"of {found['candidates']} strings {found['owned']} are owned by their codes; {found['kept']} become tokens"
+        )
+    elif recipe.family.needs_tokenizer and recipe.config.frozen != "autoencoder":
+        tokenizer = export_again(model, tokenizer)
+    return tokenizer
 
 
 def main(arguments=None):
@@ -82,6 +98,7 @@ def main(arguments=None):
     if trainer.is_world_process_zero():
         if fitted:
             fit_latent_scale(trainer.model, trainer.processing_class, fitted)
+        trainer.processing_class = make_tokenizer(recipe, corpus, trainer)
         trainer.save_model(training.output_dir)
         trainer.state.save_to_json(str(Path(training.output_dir) / "trainer_state.json"))
         report_run(recipe, trainer, passages)

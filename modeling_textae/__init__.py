@@ -3,6 +3,7 @@
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
@@ -14,6 +15,7 @@ from .models.autoencoder import AutoencoderOutput, TextAutoencoder
 from .models.byte_tokenizer import ByteTokenizer
 from .models.configuration_cta import CtaConfig
 from .models.configuration_encodzall import EncodzallConfig
+from .models.configuration_fsq_autoencoder import FsqAutoencoderConfig
 from .models.configuration_mlm_encoder import MlmEncoderConfig
 from .models.modeling_cta import CtaModel, CtaOutput
 from .models.modeling_encodzall import (
@@ -23,9 +25,16 @@ from .models.modeling_encodzall import (
     EncodzallModelOutput,
     EncodzallOutput,
 )
+from .models.modeling_fsq_autoencoder import (
+    FsqAutoencoderCausalLMOutput,
+    FsqAutoencoderForCausalLM,
+    FsqAutoencoderModel,
+    FsqAutoencoderOutput,
+)
 from .models.modeling_mlm_encoder import MlmEncoderForMaskedLM, MlmEncoderModel
 from .models.tokenization_cta import CtaTokenizer
 from .models.tokenization_encodzall import EncodzallTokenizer
+from .models.tokenization_fsq_autoencoder import AutoEncoderTokenizer
 from .models.tokenization_mlm_encoder import MlmEncoderTokenizer
 
 # Which Auto class serves which class of a family; `register` makes both the package and saved checkpoints know it.
@@ -36,6 +45,12 @@ FAMILIES = {
         AutoModel: EncodzallModel,
         AutoModelForPreTraining: EncodzallForPreTraining,
         AutoModelForSeq2SeqLM: EncodzallForConditionalGeneration,
+    },
+    FsqAutoencoderConfig: {
+        AutoTokenizer: AutoEncoderTokenizer,
+        AutoModel: FsqAutoencoderModel,
+        AutoModelForPreTraining: FsqAutoencoderModel,
+        AutoModelForCausalLM: FsqAutoencoderForCausalLM,
     },
     MlmEncoderConfig: {
         AutoTokenizer: MlmEncoderTokenizer,
@@ -62,6 +77,7 @@ def register():
 register()
 
 __all__ = [
+    "AutoEncoderTokenizer",
     "AutoencoderOutput",
     "ByteTokenizer",
     "CtaConfig",
@@ -75,6 +91,11 @@ __all__ = [
     "EncodzallModelOutput",
     "EncodzallOutput",
     "EncodzallTokenizer",
+    "FsqAutoencoderCausalLMOutput",
+    "FsqAutoencoderConfig",
+    "FsqAutoencoderForCausalLM",
+    "FsqAutoencoderModel",
+    "FsqAutoencoderOutput",
     "MlmEncoderConfig",
     "MlmEncoderForMaskedLM",
     "MlmEncoderModel",

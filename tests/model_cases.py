@@ -4,10 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+)
 
 import modeling_textae as textae
-from modeling_textae.data.collators import CtaCollator, EncodzallMaskingCollator, MlmEncoderMaskingCollator
+from modeling_textae.data.collators import (
+    CtaCollator,
+    EncodzallMaskingCollator,
+    FsqChunkCollator,
+    FsqLanguageCollator,
+    MlmEncoderMaskingCollator,
+)
 
 TEXTS = [
     "The naïve café – “quoted” text.",
@@ -38,10 +50,14 @@ class ModelCase:
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "o_proj")
     quick: bool = False  # runs the expensive common tests by default; one record a family
     family_files: tuple[str, ...] = ()
+    resizable: bool = True  # has a vocabulary that may grow
+    prepare: Callable = lambda model: None  # what a new model needs before it is like a trained one
 
     def model(self, seed=0, **fields):
         torch.manual_seed(seed)
-        return self.model_class(self.config(**fields)).eval()
+        model = self.model_class(self.config(**fields)).eval()
+        self.prepare(model)
+        return model
 
     def __str__(self):
         return self.name
@@ -80,7 +96,7 @@ def padded_on(side, batch, names):
     if side == "left":
         shift = (batch["attention_mask"] == 0).sum(1)
         for name in names:
-            batch[name] = torch.stack([row.roll(int(n)) for row, n in zip(batch[name], shift, strict=True)])
+            batch[name] = torch.stack([row.roll(int(n), 0) for row, n in zip(batch[name], shift, strict=True)])
     return batch
 
 
@@ -96,8 +112,36 @@ def cta_config(**fields):
     return textae.CtaConfig(**sizes | {"latent_dim": 8, "initializer_range": 0.1} | fields)
 
 
+def fsq_autoencoder_config(**fields):
+    sizes = {"byte_embedding_size": 16, "encoder_hidden_size": 48, "levels": [8, 5, 5], "norm_momentum": 0.5}
+    trunk = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    return textae.FsqAutoencoderConfig(**sizes | trunk | {"initializer_range": 0.1} | fields)
+
+
+def fsq_chunk_inputs(texts, padding_side="right"):
+    """The first chunk or so of each text."""
+    chunks = [text.encode()[:16].decode("utf-8", "ignore") for text in texts]
+    batch = FsqChunkCollator(textae.AutoEncoderTokenizer())([{"text": chunk} for chunk in chunks])
+    return padded_on(padding_side, batch, ("input_ids", "attention_mask", "labels"))
+
+
+def fsq_language_inputs(with_bytes):
+    def inputs(texts, padding_side="right"):
+        collator = FsqLanguageCollator(textae.AutoEncoderTokenizer(), with_bytes=with_bytes)
+        return padded_on(padding_side, collator([{"text": text} for text in texts]), tuple(collator([{"text": ""}])))
+
+    return inputs
+
+
+def with_codes(model):
+    """Give each byte a code, as a tokenizer would."""
+    numbers = torch.arange(256 * model.config.num_codes).view(256, -1) * 37 % model.config.codebook_size
+    model.token_codes[:256] = numbers
+
+
 CTA_FILES = ("configuration_cta", "modeling_cta", "tokenization_cta")
 ENCODZALL_FILES = ("configuration_encodzall", "modeling_encodzall", "tokenization_encodzall")
+FSQ_FILES = ("configuration_fsq_autoencoder", "modeling_fsq_autoencoder", "tokenization_fsq_autoencoder")
 MLM_ENCODER_FILES = ("configuration_mlm_encoder", "modeling_mlm_encoder", "tokenization_mlm_encoder")
 
 encodzall_inputs = text_inputs(textae.EncodzallTokenizer)
@@ -192,6 +236,99 @@ CASES = [
         output_mask=lambda inputs, output: inputs["labels"] != -100,
         loss_parts=("sequence_loss",),
         family_files=ENCODZALL_FILES,
+    ),
+    ModelCase(
+        name="fsq-autoencoder",
+        model_class=textae.FsqAutoencoderModel,
+        auto_class=AutoModel,
+        tokenizer_class=textae.AutoEncoderTokenizer,
+        config=fsq_autoencoder_config,
+        inputs=fsq_chunk_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("byte_loss", "length_loss"),
+        has_attention=False,
+        rates=(),
+        wrong={"encoder_hidden_size": 0},
+        lora_targets=("up", "down"),
+        quick=True,
+        family_files=FSQ_FILES,
+        resizable=False,
+    ),
+    ModelCase(
+        name="fsq-autoencoder-conv",
+        model_class=textae.FsqAutoencoderModel,
+        auto_class=AutoModelForPreTraining,
+        tokenizer_class=textae.AutoEncoderTokenizer,
+        config=lambda **fields: fsq_autoencoder_config(
+            **{"block_type": "conv", "num_codes": 1, "levels": [8, 8, 8, 5, 5, 5]} | fields
+        ),
+        inputs=fsq_chunk_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("byte_loss", "length_loss"),
+        has_attention=False,
+        rates=(),
+        wrong={"max_chunk_length": 18},
+        lora_targets=("convs.1", "start", "up.0"),
+        family_files=FSQ_FILES,
+        resizable=False,
+    ),
+    ModelCase(
+        name="fsq-autoencoder-vq",
+        model_class=textae.FsqAutoencoderModel,
+        auto_class=AutoModel,
+        tokenizer_class=textae.AutoEncoderTokenizer,
+        config=lambda **fields: fsq_autoencoder_config(**{"vq_codes": 64, "vq_dim": 8} | fields),
+        inputs=fsq_chunk_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("byte_loss", "length_loss", "commitment_loss"),
+        has_attention=False,
+        is_stochastic=True,  # the codebook starts from the first vectors it sees
+        rates=(),
+        wrong={"vq_dim": 0},
+        lora_targets=("up", "down"),
+        family_files=FSQ_FILES,
+        resizable=False,
+    ),
+    ModelCase(
+        name="fsq-autoencoder-lm",
+        model_class=textae.FsqAutoencoderForCausalLM,
+        auto_class=AutoModelForCausalLM,
+        tokenizer_class=textae.AutoEncoderTokenizer,
+        config=fsq_autoencoder_config,
+        inputs=fsq_language_inputs(with_bytes=False),
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("language_loss",),
+        rates=(),
+        quick=True,
+        family_files=FSQ_FILES,
+        prepare=with_codes,
+    ),
+    ModelCase(
+        name="fsq-autoencoder-joint-lm",
+        model_class=textae.FsqAutoencoderForCausalLM,
+        auto_class=AutoModelForCausalLM,
+        tokenizer_class=textae.AutoEncoderTokenizer,
+        config=lambda **fields: fsq_autoencoder_config(
+            **{
+                "frozen": "nothing",
+                "reconstruction_weight": 0.5,
+                "token_embedding_size": 16,
+                "tie_word_embeddings": False,
+            }
+            | fields
+        ),
+        inputs=fsq_language_inputs(with_bytes=True),
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("language_loss", "reconstruction_loss"),
+        rates=(),
+        lora_targets=("q_proj", "v_proj", "o_proj", "to_codes", "up", "down"),
+        family_files=FSQ_FILES,
+        prepare=with_codes,
     ),
     ModelCase(
         name="mlm-encoder",

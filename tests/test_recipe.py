@@ -1,18 +1,20 @@
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import datasets
 import pytest
+import torch
 import yaml
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import run_pretraining
-from modeling_textae import CtaModel, EncodzallConfig, MlmEncoderTokenizer
+from modeling_textae import CtaModel, EncodzallConfig, FsqAutoencoderConfig, FsqAutoencoderModel, MlmEncoderTokenizer
 from modeling_textae.models.bpe_tokenizer import byte_symbols
 from modeling_textae.training.recipe import bfloat16_is_fast, check_resumed, checkpoint_to_resume, parse_recipe
 
@@ -25,7 +27,8 @@ def test_every_recipe_is_valid_and_every_field_reaches_the_run(path, tmp_path):
     fields = yaml.safe_load(path.read_text())
     arguments = [str(path)]
     if "initial_checkpoint" in fields:
-        (tmp_path / "config.json").write_text(json.dumps(EncodzallConfig.nano().to_dict(), default=str))
+        begun = EncodzallConfig if fields["family"] == "encodzall" else FsqAutoencoderConfig
+        (tmp_path / "config.json").write_text(json.dumps(begun.nano().to_dict(), default=str))
         arguments += ["--initial_checkpoint", str(tmp_path)]
         fields.pop("initial_checkpoint")
     if fields.pop("train_file", None):
@@ -73,7 +76,10 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["list.yaml"], "must be a mapping"),
         (["--lerning_rate", "1"], "unknown field 'lerning_rate'; did you mean learning_rate"),
         (["--size", "huge"], "'huge' is unknown: accepted are nano, xs, s, l"),
-        (["--family", "bert"], "'bert' is unknown: accepted are cta, encodzall, mlm_encoder"),
+        (
+            ["--family", "bert"],
+            "'bert' is unknown: accepted are cta, encodzall, fsq_autoencoder, fsq_autoencoder_lm, mlm_encoder",
+        ),
         (["--config", '{"hidden_size": 32}'], "hidden_size 32 does not split"),
         (["--config", '{"hiden_size": 32}'], "no field 'hiden_size'; did you mean hidden_size"),
         (["--config", "{"], "must be JSON"),
@@ -85,7 +91,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--streaming", "true", "--max_steps", "5", "--dataloader_num_workers", "2"], "--dataloader_num_workers 0"),
         (["--whole_words", "true"], "cannot mask whole_words"),
         (["--tokenizer", "somewhere", "--initial_checkpoint", "else"], "brings its tokenizer"),
-        (["--tokenizer", "somewhere"], "has one tokenizer for all texts"),
+        (["--tokenizer", "somewhere"], "brings its own tokenizer"),
         (["--noise", "white"], "'white' is unknown: accepted are pid, linear and fixed"),
         (["--noise_rate", "1.5"], "outside the bounds"),
         (["--noise_maximum", "1.5"], "accepted are 0 to 1"),
@@ -237,7 +243,7 @@ def masked_run(corpus_file, output, *arguments):
 
 
 def test_a_masked_run_learns_its_tokenizer_and_keeps_it(tmp_path, corpus_file, capsys):
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoModelForMaskedLM
 
     first, second = tmp_path / "first", tmp_path / "second"
     assert masked_run(corpus_file, first, "--whole_words", "true") == 0
@@ -351,3 +357,82 @@ def test_the_command_lines_configuration_goes_over_the_recipes_field_by_field():
     assert parse_recipe([str(ROOT / "recipes" / "cta-nano.yaml")]).config.num_negatives == 512
     with pytest.raises(ValueError, match="must be a JSON object"):
         parse_recipe([str(ROOT / "recipes" / "cta-nano.yaml"), "--config", "[1]"])
+
+
+def test_from_chunks_to_codes_to_a_language_model_to_both_together(tmp_path, capsys):
+    """The three phases of the FSQ autoencoder, each from the last one's checkpoint, by the recipes that are shipped."""
+    words = ["river", "sea", "land", "end", "of the", "runs to", "in the", "naïve", "1984", "and then"]
+    draw = random.Random(0)
+    texts = [". ".join(" ".join(draw.choices(words, k=9)) for _ in range(9)) for _ in range(60)]
+    datasets.Dataset.from_dict({"text": [None, *texts[:50]]}).to_parquet(tmp_path / "train.parquet")
+    datasets.Dataset.from_dict({"text": texts[50:]}).to_parquet(tmp_path / "held_out.parquet")
+    files = ["--train_file", str(tmp_path / "train.parquet"), "--validation_file", str(tmp_path / "held_out.parquet")]
+    sizes = {"encoder_hidden_size": 48, "byte_embedding_size": 16, "levels": [8, 5, 5, 5]}
+    trunk = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "token_embedding_size": None}
+
+    def phase(name, folder, config, *arguments):
+        return run_pretraining.main(
+            [str(ROOT / "recipes" / f"fsq-autoencoder-{name}.yaml"), *files, "--output_dir", str(tmp_path / folder),
+             "--config", json.dumps(config), "--report_passages", "9", *arguments]
+        )  # fmt: skip
+
+    chunked = ["--max_steps", "500", "--per_device_train_batch_size", "64", "--token_list_size", "40"]
+    assert phase("nano", "chunks", sizes, *chunked) == 0
+    assert "become tokens" in capsys.readouterr().out
+    first = AutoTokenizer.from_pretrained(tmp_path / "chunks")
+    assert 261 + 10 < len(first) <= 261 + 40
+    report = json.loads((tmp_path / "chunks" / "report.json").read_text())
+    assert report["tokenizer"]["bytes_per_token"] > 1.5
+    logs = json.loads((tmp_path / "chunks" / "trainer_state.json").read_text())["log_history"]
+    assert logs[0].keys() >= {"byte_loss", "length_loss", "byte_accuracy", "chunk_accuracy"}
+
+    short = ["--max_steps", "20", "--per_device_train_batch_size", "4"]
+    start = ["--initial_checkpoint", str(tmp_path / "chunks")]
+    assert phase("nano-lm", "lm", sizes | trunk, *short, *start) == 0
+    assert "bits per byte" in capsys.readouterr().out
+    model, second = (auto.from_pretrained(tmp_path / "lm") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    assert second.fingerprint == first.fingerprint == model.config.tokenizer_fingerprint
+    assert model.config.vocab_size == len(first)
+    trained = FsqAutoencoderModel.from_pretrained(tmp_path / "chunks")
+    for a, b in zip(trained.parameters(), model.model.parameters(), strict=True):
+        assert torch.equal(a, b)  # frozen
+
+    start = ["--initial_checkpoint", str(tmp_path / "lm")]
+    joint = {"frozen": "nothing", "reconstruction_weight": 0.1}
+    assert phase("nano-joint", "joint", sizes | trunk | joint, *short, *start) == 0
+    model, third = (auto.from_pretrained(tmp_path / "joint") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    assert third.fingerprint == model.config.tokenizer_fingerprint != first.fingerprint
+    assert not torch.equal(model.model.encoder.proj.weight, trained.encoder.proj.weight)
+    assert third.decode(third(texts[0])["input_ids"]) == texts[0]
+    capsys.readouterr()
+
+    # Another shape of the autoencoder is no start, and a language model needs one.
+    assert (
+        phase(
+            "nano-lm",
+            "other",
+            sizes | trunk | {"levels": [5, 5]},
+            *short,
+            "--initial_checkpoint",
+            str(tmp_path / "chunks"),
+        )
+        == 2
+    )
+    assert "levels ([8, 5, 5, 5] there, [5, 5] here)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--family", "fsq_autoencoder_lm"], "needs --initial_checkpoint"),
+        (["--family", "fsq_autoencoder", "--token_list_share", "0.5"], "no share of 0 tokens"),
+        (["--family", "fsq_autoencoder", "--chunk_temper", "-1"], "chunk_temper -1.0 is negative"),
+        (["--family", "fsq_autoencoder", "--noise_rate", "0.1"], "has no noise"),
+        (["--family", "fsq_autoencoder", "--streaming", "true", "--max_steps", "3"], "leave --streaming out"),
+        (["--kept_codes", "5"], "kept_codes is for fsq_autoencoder"),
+        (["--with_bytes", "true"], "with_bytes is for fsq_autoencoder_lm"),
+    ],
+)
+def test_fields_of_chunks_are_refused_where_they_would_be_ignored(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(arguments)

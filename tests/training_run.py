@@ -8,11 +8,17 @@ from pathlib import Path
 
 import datasets
 import torch
-from model_cases import cta_config, encodzall_config, mlm_encoder_config
+from model_cases import cta_config, encodzall_config, fsq_autoencoder_config, mlm_encoder_config
 from transformers import TrainerCallback, set_seed
 
 import modeling_textae as textae
-from modeling_textae.data.collators import CtaCollator, EncodzallMaskingCollator, MlmEncoderMaskingCollator
+from modeling_textae.data.collators import (
+    CtaCollator,
+    EncodzallMaskingCollator,
+    FsqChunkCollator,
+    FsqLanguageCollator,
+    MlmEncoderMaskingCollator,
+)
 from modeling_textae.training.optimizers import optimizer_class_and_arguments
 from modeling_textae.training.pid import PIDNoiseCallback
 from modeling_textae.training.recipe import checkpoint_to_resume
@@ -24,10 +30,17 @@ FAMILIES = {
     "encodzall": (
         textae.EncodzallForPreTraining, encodzall_config, textae.EncodzallTokenizer, EncodzallMaskingCollator
     ),
+    "fsq_autoencoder": (
+        textae.FsqAutoencoderModel, fsq_autoencoder_config, textae.AutoEncoderTokenizer, FsqChunkCollator
+    ),
+    "fsq_autoencoder_lm": (
+        textae.FsqAutoencoderForCausalLM, fsq_autoencoder_config, textae.AutoEncoderTokenizer, FsqLanguageCollator
+    ),
     "mlm_encoder": (
         textae.MlmEncoderForMaskedLM, mlm_encoder_config, textae.MlmEncoderTokenizer, MlmEncoderMaskingCollator
     ),
 }  # fmt: skip
+WITHOUT_NOISE = {"fsq_autoencoder"}
 TEXTS = [f"Passage {i}: {'naïve words ' * (i % 4)}and the number {i * i}." for i in range(40)]
 
 
@@ -65,13 +78,14 @@ def train(
     )
     set_seed(args.seed)
     tokenizer, corpus = tokenizer_class(), datasets.Dataset.from_dict({"text": TEXTS})
-    callbacks = [PIDNoiseCallback(setpoint, start=0.2, integral=0.02, warmup_steps=2)]
+    noisy = family not in WITHOUT_NOISE
+    callbacks = [PIDNoiseCallback(setpoint, start=0.2, integral=0.02, warmup_steps=2)] if noisy else []
     if kill_at:
         callbacks.append(KillAt(kill_at))
     trainer = trainer_class(
-        model=model_class(config(dropout=dropout)),
+        model=model_class(config(**{"dropout": dropout} if dropout else {})),
         args=args,
-        data_collator=collator(tokenizer, 0.2, args.seed),
+        data_collator=collator(tokenizer, 0.2 if noisy else 0.0, args.seed),
         train_dataset=corpus.to_iterable_dataset() if streamed else corpus,
         eval_dataset=datasets.Dataset.from_dict({"text": TEXTS[:6]}),
         callbacks=callbacks,

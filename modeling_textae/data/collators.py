@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling
 
+from ..models.byte_tokenizer import NUM_BYTES
 from .noise import NoiseRate, mask_text
 
 
@@ -257,3 +258,124 @@ class CtaCollator:
             "attention_mask": padding_mask(rows),
             "labels": pad_rows(rows, -100),
         }
+
+
+def check_no_noise(name, rate):
+    """Raise `ValueError` for a rate of noise where a collator makes none."""
+    if (rate(0) if isinstance(rate, NoiseRate) else rate) != 0:
+        raise ValueError(f"{name} makes no noise: accepted is the rate 0")
+
+
+class FsqChunkCollator:
+    """Chunks as rows of bytes, labelled with themselves. A text of more bytes than a chunk has is cut into several rows.
+
+    Args:
+        tokenizer ([`AutoEncoderTokenizer`]): cuts texts.
+        rate (`float`, defaults to 0): of noise, of which there is none.
+        seed (`int`, defaults to 0), max_length (`int`, *optional*): as of other collators, and of no effect.
+
+    Raises:
+        ValueError: for a rate that is not 0.
+
+    Example:
+
+    ```python
+    >>> collator = FsqChunkCollator(AutoEncoderTokenizer())
+    >>> collator([{"text": " river"}])["input_ids"].shape
+    torch.Size([1, 6])
+    ```
+    """
+
+    def __init__(self, tokenizer, rate=0.0, seed=0, max_length=None):
+        check_no_noise(type(self).__name__, rate)
+        self.tokenizer = tokenizer
+
+    def __call__(self, examples):
+        """Collate examples, each a `dict` with a `text`.
+
+        Returns:
+            `dict` of tensors of shape `(chunks, longest)`: `input_ids`, `attention_mask`, and `labels`, -100 on padding.
+
+        Raises:
+            ValueError: where an example has no text.
+        """
+        check_texts(examples)
+        rows = []
+        for example in examples:
+            data = example["text"].encode("utf-8")
+            if len(data) <= self.tokenizer.max_chunk_length:
+                rows.append(data)
+            else:
+                rows += [chunk.encode("utf-8") for chunk in self.tokenizer.chunks(example["text"])]
+        rows = [np.frombuffer(row, dtype=np.uint8) for row in rows]
+        labels = pad_rows(rows, -100)
+        return {
+            "input_ids": labels.where(labels >= 0, NUM_BYTES),
+            "attention_mask": (labels >= 0).long(),
+            "labels": labels,
+        }
+
+
+class FsqLanguageCollator:
+    """Tokenizes texts for a language model: each row begins with `<bos>`, and every other token is a label.
+
+    At a rate, texts are read without tokens that span words, as those read them who score an answer apart from its context. Which
+    texts follows from the seed, the epoch and the example's index as in [`EncodzallMaskingCollator`].
+
+    Args:
+        tokenizer: any with a `<bos>` and a padding token.
+        rate (`float` or [`NoiseRate`], defaults to 0): probability of a text to be read so; needs an [`AutoEncoderTokenizer`].
+        seed (`int`, defaults to 0): of the choice.
+        max_length (`int`, *optional*): tokens of a text that are kept; by default all.
+        with_bytes (`bool`, defaults to `False`): also give each token's bytes, for a model that encodes chunks itself; needs an
+            [`AutoEncoderTokenizer`].
+
+    Example:
+
+    ```python
+    >>> collator = FsqLanguageCollator(tokenizer)
+    >>> sorted(collator([{"text": "to be or not to be"}]))
+    ['attention_mask', 'input_ids', 'labels']
+    ```
+    """
+
+    def __init__(self, tokenizer, rate=0.0, seed=0, max_length=None, with_bytes=False):
+        self.tokenizer, self.max_length, self.seed = tokenizer, max_length, seed
+        self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
+        self.token_bytes = torch.from_numpy(tokenizer.token_bytes()) if with_bytes else None
+        self.collated = 0
+
+    def __call__(self, examples):
+        """Collate examples, each a `dict` with a `text`.
+
+        Returns:
+            `dict` of tensors: `input_ids`, `attention_mask` and `labels` of shape `(batch, length)`, the latter -100 on
+            `<bos>` and padding, and with bytes `chunk_bytes` of shape `(batch, length, max_chunk_length)`, 256 beyond a
+            token's end.
+
+        Raises:
+            ValueError: where an example has no text.
+        """
+        check_texts(examples)
+        cut = {"truncation": self.max_length is not None, "max_length": self.max_length, "add_special_tokens": False}
+        apart = []
+        for example in examples:
+            generator = example_generator(self.seed, example.get("epoch", 0), example.get("index", self.collated))
+            self.collated += 1
+            apart.append(generator.random() < self.noise_rate(example.get("step", 0)))
+        texts = [example["text"] for example in examples]
+        joined = self.tokenizer(texts, **cut)["input_ids"]
+        if any(apart):
+            split = self.tokenizer.without_spans()(texts, **cut)["input_ids"]
+            joined = [b if a else j for a, b, j in zip(apart, split, joined, strict=True)]
+        rows = [np.append(self.tokenizer.bos_token_id, ids) for ids in joined]
+        labels = pad_rows(rows, -100)
+        labels[:, 0] = -100
+        batch = {
+            "input_ids": pad_rows(rows, self.tokenizer.pad_token_id),
+            "attention_mask": padding_mask(rows),
+            "labels": labels,
+        }
+        if self.token_bytes is not None:
+            batch["chunk_bytes"] = self.token_bytes[batch["input_ids"]]
+        return batch

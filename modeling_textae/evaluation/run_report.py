@@ -1,10 +1,11 @@
 """What a training run reports at its end, by family."""
 
-from . import masked_language, reconstruction, tokens
+from . import codebook, masked_language, reconstruction, tokens
 
 REPORTS = {
     "cta": tokens.run_report,
     "encodzall": reconstruction.run_report,
+    "fsq_autoencoder": codebook.run_report,
     "mlm_encoder": masked_language.run_report,
 }
 

@@ -143,6 +143,10 @@ class ByteTokenizer(PreTrainedTokenizer):
             f"a text must be a str, a list of str or a list of int, not {type(sequence).__name__}: {sequence!r:.80}"
         )
 
+    def _sequences_ids(self, sequences, pattern, is_split_into_words):
+        """The ids of several sequences; a subclass may take them all at once."""
+        return [self._sequence_ids(sequence, pattern, is_split_into_words) for sequence in sequences]
+
     def _cut(self, ids, length):
         """The longest part of at most `length` ids, from the side that `truncation_side` keeps, of whole characters."""
         if len(ids) <= length:
@@ -233,8 +237,8 @@ class ByteTokenizer(PreTrainedTokenizer):
         truncate = truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE and max_length is not None
         plain = add_special_tokens is False or not (self.starts_with_bos or self.ends_with_eos)
         rows = []
-        for first, second in zip(texts, pairs, strict=True):
-            ids = self._sequence_ids(first, pattern, is_split_into_words)
+        firsts = self._sequences_ids(texts, pattern, is_split_into_words)
+        for ids, second in zip(firsts, pairs, strict=True):
             if second is not None or not plain:
                 other = None if second is None else self._sequence_ids(second, pattern, is_split_into_words)
                 ids = self._join(ids, other, add_special_tokens, truncation_strategy, max_length if truncate else None)
@@ -359,11 +363,16 @@ class ByteTokenizer(PreTrainedTokenizer):
         parts = [t.encode("utf-8") if t in self._added_tokens_encoder else bytes([ord(t)]) for t in tokens]
         return b"".join(parts).decode("utf-8", errors="replace")
 
-    def _decode(self, token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=None, **kwargs):
+    def _checked_ids(self, token_ids):
+        """Ids as an array, shape `(n,)`; refuses those that are no token."""
         ids = np.asarray(token_ids, dtype=np.int64).reshape(-1)
         if len(ids) and (ids.min() < 0 or ids.max() >= len(self)):
             wrong = int(ids[(ids < 0) | (ids >= len(self))][0])
             raise ValueError(f"id {wrong} is no token: accepted are 0 to {len(self) - 1}")
+        return ids
+
+    def _decode(self, token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=None, **kwargs):
+        ids = self._checked_ids(token_ids)
         if (ids < NUM_BYTES).all():
             return self.decode_bytes(ids).decode("utf-8", errors="replace")
         added = self._added_tokens_decoder

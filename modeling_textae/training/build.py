@@ -1,11 +1,14 @@
 """From a checked recipe to a trainer: corpus, tokenizer, collator, model."""
 
+import json
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
+from ..data.chunk_lists import ChunkDraws, count_chunks, token_list
 from ..data.corpora import load_corpus, passage_dataset
 from .latents import KlAnnealingCallback
 from .optimizers import optimizer_class_and_arguments
@@ -20,7 +23,7 @@ class RecipeCorpus:
 
     Attributes:
         documents: dataset with the column `text`, that is trained on; streamed or not.
-        passages: the same cut to passages.
+        passages: the same cut to passages, or the chunks that are drawn from it.
         validation: dataset of held-out documents.
     """
 
@@ -47,6 +50,8 @@ def load_recipe_corpus(recipe):
         data.text_column,
         data.streaming,
     )
+    if recipe.family.reads_chunks:
+        return RecipeCorpus(corpus["train"], draw_chunks(recipe, corpus["train"]), corpus["validation"])
     passages = passage_dataset(corpus["train"], data.passage_length, data.min_passage_length)
     if not data.streaming and not len(passages):
         raise ValueError(f"the corpus has no passage of {data.min_passage_length} bytes: lower --min_passage_length")
@@ -56,6 +61,29 @@ def load_recipe_corpus(recipe):
             f"{len(passages)} passages are too few for one step of {per_step}: give more text or a smaller batch"
         )
     return RecipeCorpus(corpus["train"], passages, corpus["validation"])
+
+
+TOKEN_LIST = "token_list.json"
+
+
+def draw_chunks(recipe, documents):
+    """The chunks that an autoencoder is trained on. The list of strings worth a token takes minutes to choose, and is kept
+    beside the run's checkpoints for when it is resumed.
+
+    Returns:
+        [`ChunkDraws`].
+    """
+    data, training = recipe.data, recipe.training
+    texts, longest = [text for text in documents["text"] if text], recipe.config.max_chunk_length
+    path, tokens, counted = Path(training.output_dir) / TOKEN_LIST, [], None
+    if training.resume_from_checkpoint and path.is_file():
+        tokens = [token.encode("latin-1") for token in json.loads(path.read_text())]
+    elif data.token_list_size:
+        tokens, counted = token_list(texts, data.token_list_size, longest=longest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([token.decode("latin-1") for token in tokens]))
+    counted = counted or count_chunks(texts, longest)
+    return ChunkDraws(counted, tokens, data.token_list_share, data.chunk_temper, seed=training.seed)
 
 
 def make_tokenizer(recipe, documents, checkpoint=None):
@@ -75,7 +103,7 @@ def make_tokenizer(recipe, documents, checkpoint=None):
     """
     kind, named = recipe.family.tokenizer, checkpoint or recipe.model.initial_checkpoint or recipe.model.tokenizer
     if not hasattr(kind, "train"):
-        return kind()
+        return kind.from_pretrained(named) if named and recipe.family.needs_tokenizer else kind()
     if not named:
         texts = (example["text"] for example in documents if example["text"])
         if recipe.data.streaming:
@@ -112,6 +140,8 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     data, training, family = recipe.data, recipe.training, recipe.family
     tokenizer = make_tokenizer(recipe, corpus.documents, checkpoint)
     recipe.config.pad_token_id = tokenizer.pad_token_id
+    if family.needs_tokenizer:
+        recipe.config.vocab_size = len(tokenizer)
     set_seed(training.seed)
     if make_model is not None:
         model = make_model(tokenizer)
@@ -121,7 +151,11 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
         )
     else:
         model = family.model(recipe.config)
-    options = {name: getattr(recipe.noise, name) for name in family.collator_fields}
+    if family.needs_tokenizer and make_model is None:
+        model.adopt(tokenizer)
+    options = {
+        name: getattr(recipe.noise if hasattr(recipe.noise, name) else data, name) for name in family.collator_fields
+    }
     collator, eval_collator = (
         family.collator(tokenizer, recipe.noise.noise_rate, training.seed, data.max_tokens, **options) for _ in range(2)
     )

@@ -16,16 +16,25 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.collators import CtaCollator, EncodzallMaskingCollator, MlmEncoderMaskingCollator
+from ..data.collators import (
+    CtaCollator,
+    EncodzallMaskingCollator,
+    FsqChunkCollator,
+    FsqLanguageCollator,
+    MlmEncoderMaskingCollator,
+)
 from ..data.corpora import file_format
 from ..models.configuration_cta import CtaConfig
 from ..models.configuration_encodzall import EncodzallConfig
+from ..models.configuration_fsq_autoencoder import FsqAutoencoderConfig
 from ..models.configuration_mlm_encoder import MlmEncoderConfig
 from ..models.modeling_cta import CtaModel
 from ..models.modeling_encodzall import EncodzallForPreTraining
+from ..models.modeling_fsq_autoencoder import FsqAutoencoderForCausalLM, FsqAutoencoderModel
 from ..models.modeling_mlm_encoder import MlmEncoderForMaskedLM
 from ..models.tokenization_cta import CtaTokenizer
 from ..models.tokenization_encodzall import EncodzallTokenizer
+from ..models.tokenization_fsq_autoencoder import AutoEncoderTokenizer
 from ..models.tokenization_mlm_encoder import MlmEncoderTokenizer
 from .optimizers import optimizer_class_and_arguments
 from .pid import LinearNoiseCallback, PIDNoiseCallback
@@ -43,6 +52,8 @@ class Family:
         collator (`type`): called with the tokenizer, the noise rate, the seed and `collator_fields`.
         collator_fields (`tuple[str, ...]`): fields of a recipe that the collator takes by their names.
         defaults (`dict`): fields of a recipe that this family begins with, where they differ from the others'.
+        reads_chunks (`bool`): examples are chunks instead of passages, and what is learned is a tokenizer.
+        needs_tokenizer (`bool`): the run starts from a checkpoint whose tokenizer decides the size of the vocabulary.
     """
 
     config: type
@@ -51,6 +62,8 @@ class Family:
     collator: type
     collator_fields: tuple[str, ...] = ()
     defaults: dict = field(default_factory=dict)
+    reads_chunks: bool = False
+    needs_tokenizer: bool = False
 
 
 FAMILIES = {
@@ -63,6 +76,23 @@ FAMILIES = {
         defaults={"noise": "fixed", "noise_rate": 0.0},
     ),
     "encodzall": Family(EncodzallConfig, EncodzallTokenizer, EncodzallForPreTraining, EncodzallMaskingCollator),
+    "fsq_autoencoder": Family(
+        FsqAutoencoderConfig,
+        AutoEncoderTokenizer,
+        FsqAutoencoderModel,
+        FsqChunkCollator,
+        defaults={"noise": "fixed", "noise_rate": 0.0},
+        reads_chunks=True,
+    ),
+    "fsq_autoencoder_lm": Family(
+        FsqAutoencoderConfig,
+        AutoEncoderTokenizer,
+        FsqAutoencoderForCausalLM,
+        FsqLanguageCollator,
+        collator_fields=("with_bytes",),
+        defaults={"noise": "fixed", "noise_rate": 0.0},
+        needs_tokenizer=True,
+    ),
     "mlm_encoder": Family(
         MlmEncoderConfig,
         MlmEncoderTokenizer,
@@ -112,6 +142,19 @@ class DataArguments:
         default=None, metadata={"help": "Tokens of a passage that are kept; by default all."}
     )
     report_passages: int = field(default=64, metadata={"help": "Validation passages in the final report."})
+    token_list_size: int = field(
+        default=0, metadata={"help": "Strings that are chosen as worth a token, to train on; fsq_autoencoder only."}
+    )
+    token_list_share: float = field(
+        default=0.0, metadata={"help": "Share of the chunks that are drawn from that list, the rest from the corpus."}
+    )
+    chunk_temper: float = field(default=1.0, metadata={"help": "Power of the frequency by which chunks are drawn."})
+    kept_codes: int = field(
+        default=32507, metadata={"help": "Codes that become tokens at most; beside 261 bytes and special tokens."}
+    )
+    with_bytes: bool = field(
+        default=False, metadata={"help": "Give the language model each token's bytes; fsq_autoencoder_lm only."}
+    )
 
 
 @dataclass
@@ -362,6 +405,7 @@ def check(model, data, noise, training):
         raise ValueError(
             "each worker would count a stream for itself: give --dataloader_num_workers 0 with --streaming"
         )
+    check_chunks(model, data, noise, family, config)
     if noise.whole_words and "whole_words" not in family.collator_fields:
         raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
     if training.kl_annealing_steps and not getattr(config, "kl_weight", 0):
@@ -369,12 +413,41 @@ def check(model, data, noise, training):
     if model.tokenizer and model.initial_checkpoint:
         raise ValueError("initial_checkpoint brings its tokenizer: leave --tokenizer out")
     if model.tokenizer and not hasattr(family.tokenizer, "train"):
-        raise ValueError(f"family {model.family!r} has one tokenizer for all texts: leave --tokenizer out")
+        raise ValueError(f"family {model.family!r} brings its own tokenizer: leave --tokenizer out")
     noise.callbacks()
     optimizer_class_and_arguments(training.optimizer, training)
     if model.initial_checkpoint:
         check_initial(model.initial_checkpoint, config)
     return family, config
+
+
+def check_chunks(model, data, noise, family, config):
+    """Refuse fields of the FSQ autoencoder and its language model that cannot be, or that another family would ignore."""
+    chosen = {"token_list_size", "token_list_share", "chunk_temper", "kept_codes"}
+    defaults = {f.name: f.default for f in dataclasses.fields(DataArguments)}
+    for name in sorted(chosen if not family.reads_chunks else ()):
+        if getattr(data, name) != defaults[name]:
+            raise ValueError(f"{name} is for fsq_autoencoder: family {model.family!r} reads no chunks")
+    if data.with_bytes and "with_bytes" not in family.collator_fields:
+        raise ValueError(f"with_bytes is for fsq_autoencoder_lm: family {model.family!r} has no tokens of bytes")
+    if family.reads_chunks:
+        if data.streaming:
+            raise ValueError("chunks are counted before they are drawn: leave --streaming out")
+        if data.token_list_size < 0 or data.kept_codes < 1:
+            raise ValueError(
+                f"token_list_size {data.token_list_size} and kept_codes {data.kept_codes} must be 0 and 1, or above"
+            )
+        if not 0 <= data.token_list_share <= 1 or (data.token_list_share and not data.token_list_size):
+            raise ValueError(f"token_list_share {data.token_list_share} is no share of {data.token_list_size} tokens")
+        if not data.chunk_temper >= 0:
+            raise ValueError(f"chunk_temper {data.chunk_temper} is negative: accepted are 0 and above")
+        if noise.noise != "fixed" or noise.noise_rate:
+            raise ValueError(f"family {model.family!r} has no noise: accepted are --noise fixed and --noise_rate 0")
+    if family.needs_tokenizer:
+        if not model.initial_checkpoint:
+            raise ValueError(f"family {model.family!r} needs --initial_checkpoint, whose tokenizer it reads")
+        if config.reconstruction_weight and not data.with_bytes:
+            raise ValueError("a reconstruction_weight needs the tokens' bytes: give --with_bytes true")
 
 
 # Fields of a configuration in which a run may differ from the checkpoint it starts from: no weight depends on them.
@@ -387,6 +460,11 @@ FREE = {
     "token_dropout",
     "num_negatives",
     "free_bits",
+    # Of the FSQ autoencoder's language model, what a tokenizer decides, and what is trained on.
+    "vocab_size",
+    "tokenizer_fingerprint",
+    "frozen",
+    "reconstruction_weight",
 }
 
 
@@ -396,6 +474,8 @@ def check_initial(checkpoint, config):
         raise FileNotFoundError(f"no checkpoint {checkpoint!r} to start from: it has no config.json")
     saved = type(config).from_pretrained(checkpoint)
     names = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    if hasattr(config, "autoencoder_fields") and saved.tokenizer_fingerprint is None:
+        names &= set(config.autoencoder_fields())  # there is no language model there yet
     differing = [
         f"{n} ({getattr(saved, n)} there, {getattr(config, n)} here)"
         for n in sorted(names - FREE)

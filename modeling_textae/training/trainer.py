@@ -33,7 +33,8 @@ class TextAETrainingArguments(TrainingArguments):
 class TextAETrainer(Trainer):
     """transformers' Trainer, plus:
 
-    - each part of a loss (`<part>_loss` of the model's output) is logged under its name, in training and evaluation;
+    - each part of a loss (`<part>_loss` of the model's output) and each `<what>_accuracy` is logged under its name, in
+      training and evaluation;
     - callbacks find the step's losses, averaged over accumulation and ranks, in `state.step_losses`;
     - examples carry their index, epoch and step, so that noise drawn from them survives a resume in mid-epoch exactly;
       a map-style dataset is cut to whole steps an epoch.
@@ -103,12 +104,15 @@ class TextAETrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the loss as Trainer does and keep the parts that the output names."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        parts = {name: value.detach().mean() for name, value in outputs.items() if name.endswith("_loss")}
+        named = {name: v for name, v in outputs.items() if name.endswith(("_loss", "_accuracy")) and v is not None}
+        parts = {name: value.detach().mean() for name, value in named.items()}
         if model.training:
-            # As Trainer treats the loss: scaled to the ranks' mean, or divided by the number of micro-batches.
+            # As Trainer treats the loss: scaled to the ranks' mean, or divided by the number of micro-batches. Accuracies are
+            # shares.
             scale = self._part_scale(num_items_in_batch)
             for name, value in parts.items():
-                self._step_losses[name] = self._step_losses.get(name, 0.0) + value * scale
+                factor = scale if name.endswith("_loss") else 1 / self.current_gradient_accumulation_steps
+                self._step_losses[name] = self._step_losses.get(name, 0.0) + value * factor
         else:
             examples = len(next(iter(inputs.values())))
             for name, value in parts.items():

@@ -1,0 +1,433 @@
+"""The FSQ autoencoder's tokenizer: text to chunks, chunks to codes, codes to ids; every string round-trips."""
+
+import hashlib
+import json
+import os
+from copy import copy, deepcopy
+from itertools import chain, islice
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .byte_tokenizer import NUM_BYTES, ByteTokenizer
+from .chunks import SpanTrie, chunks_of, fewest_parts
+from .configuration_fsq_autoencoder import FsqAutoencoderConfig
+from .modeling_fsq_autoencoder import FsqAutoencoderModel, chunk_matrix
+
+FILE = "tokenizer.safetensors"
+# A code is kept only where float32 on another machine cannot round it otherwise: by so much, in steps of a level and in scores.
+MARGIN = 1e-3
+ENCODER_BATCH = 256
+CACHE_SIZE = 2**17
+
+
+class Cache(dict):
+    """Ids of strings used lately: two generations of at most `size` each, the older dropped when the younger is full.
+
+    Args:
+        size (`int`).
+    """
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.old = size, {}
+
+    def __reduce__(self):
+        # What a process remembers of its texts is no part of a tokenizer: fingerprints of datasets stay the same.
+        return Cache, (self.size,)
+
+    def find(self, strings, make):
+        """What is known of strings; the rest is made, all at once, and remembered.
+
+        Args:
+            strings (`list[str]`).
+            make (callable): from a list of different strings to a list of their values.
+
+        Returns:
+            `list`.
+        """
+        found = list(map(self.get, strings))
+        if None in found:
+            places = [i for i, value in enumerate(found) if value is None]
+            missing = dict.fromkeys([strings[i] for i in places])
+            old = self.old
+            known = {string: old[string] for string in missing if string in old}
+            if len(known) < len(missing):
+                new = [string for string in missing if string not in known]
+                known.update(zip(new, make(new), strict=True))
+            for i in places:
+                found[i] = known[strings[i]]
+            if len(self) + len(known) > self.size:
+                self.old = dict(self)
+                self.clear()
+            if len(known) <= self.size:
+                self.update(known)
+        return found
+
+
+class AutoEncoderTokenizer(ByteTokenizer):
+    """Tokens are codes of an autoencoder of chunks; what no kept code stands for is spelled in several, down to bytes.
+
+    Text is cut into chunks of at most 16 bytes; a chunk whose code is kept and decodes to it exactly is one token, any other
+    is split into the fewest tokens; then runs of tokens that one kept code spells, like ` of the`, are joined. Every string
+    round-trips.
+
+    Ids: bytes 0-255, `<pad>` 256, `<bos>` 257, `<eos>` 258, `<sep>` 259, `<mask>` 260, kept codes from 261 on. No file holds
+    strings: what an id stands for is derived at load, in float32, from the decoder and the kept codes in `tokenizer.safetensors`.
+
+    Source: the LoopOS design of an autoencoder tokenizer.
+
+    Args:
+        autoencoder_file (`str`, *optional*): a `tokenizer.safetensors`; without it the tokens are the bare bytes.
+        int8_encoder (`bool`, defaults to `False`): encode chunks by int8 products. The ids are the same, since a code is
+            believed only where the table says that it spells the chunk.
+        cache_size (`int`, defaults to 131072): words, and chunks, whose ids are remembered, in each of two generations.
+        join_spans (`bool`, defaults to `True`): join tokens across words. Without, no token reaches over a space, so that the
+            tokens of a context do not depend on what follows; lm-eval scores answers so.
+        kwargs: as of [`ByteTokenizer`].
+
+    Raises:
+        ValueError: for a file whose codes do not decode to what they were kept for.
+
+    Example:
+
+    ```python
+    >>> tokenizer = AutoTokenizer.from_pretrained("model_cards/fsq-autoencoder-nano")
+    >>> tokenizer.tokenize("the end of the river")
+    ['the', ' end', ' of the', ' river']
+    ```
+    """
+
+    vocab_files_names = {"autoencoder_file": FILE}
+
+    def __init__(
+        self,
+        autoencoder_file=None,
+        int8_encoder=False,
+        cache_size=CACHE_SIZE,
+        join_spans=True,
+        fingerprint=None,
+        **kwargs,
+    ):
+        if cache_size < 1:
+            raise ValueError(f"cache_size {cache_size} is too small: accepted is 1 and above")
+        self.int8_encoder, self.cache_size, self.join_spans = int8_encoder, cache_size, join_spans
+        self.autoencoder, self.kept = None, np.zeros((0, 1), dtype=np.int32)
+        if autoencoder_file is not None:
+            self._load(autoencoder_file)
+        self._derive()
+        if fingerprint is not None and fingerprint != self.fingerprint:
+            raise ValueError(
+                f"{autoencoder_file} has the fingerprint {self.fingerprint}, the tokenizer was saved with {fingerprint}: "
+                "load all files from one folder"
+            )
+        super().__init__(
+            int8_encoder=int8_encoder,
+            cache_size=cache_size,
+            join_spans=join_spans,
+            fingerprint=self.fingerprint,
+            **kwargs,
+        )
+
+    # The autoencoder and its table
+
+    @classmethod
+    def from_autoencoder(cls, model, chunks, **kwargs):
+        """A tokenizer whose tokens are those of some chunks that the autoencoder owns: each code decodes to its chunk, in
+        float32 of weights that are rounded to bfloat16, and is far enough from any other.
+
+        Args:
+            model ([`FsqAutoencoderModel`]).
+            chunks (`list[bytes]`): of 2 to 16 bytes of UTF-8 each, in the order of their ids.
+            kwargs: passed to the tokenizer.
+
+        Returns:
+            [`AutoEncoderTokenizer`]; `len(tokenizer.kept)` says how many of the chunks it owns.
+        """
+        tokenizer = cls(**kwargs)
+        tokenizer.autoencoder = rounded(model)
+        codes, safe = tokenizer._codes(chunks)
+        spelled, leads = tokenizer._spell(codes)
+        names = {token.content.encode() for token in tokenizer._added_tokens_decoder.values()}
+        seen, owned = set(), []
+        for i, chunk in enumerate(chunks):
+            if spelled[i] == chunk and safe[i] and leads[i] >= MARGIN and chunk not in names and chunk not in seen:
+                seen.add(chunk)
+                owned.append(i)
+        tokenizer.kept = codes[owned].astype(np.int32)
+        tokenizer._derive()
+        tokenizer._update_total_vocab_size()
+        tokenizer.init_kwargs["fingerprint"] = tokenizer.fingerprint
+        return tokenizer
+
+    def _load(self, path):
+        with safe_open(path, framework="pt") as file:
+            config = FsqAutoencoderConfig(**json.loads(file.metadata()["config"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        self.kept = tensors.pop("kept").numpy()
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are all replaced
+            self.autoencoder = FsqAutoencoderModel(config).eval().requires_grad_(False)
+        missing = [name for name in stored(self.autoencoder) if name not in tensors]
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(missing)}: the file is damaged")
+        self.autoencoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+
+    def save_vocabulary(self, save_directory, filename_prefix=None):
+        """Write `tokenizer.safetensors`: the autoencoder's weights in bfloat16, its configuration and the kept codes."""
+        if self.autoencoder is None:
+            return ()
+        path = os.path.join(save_directory, (f"{filename_prefix}-" if filename_prefix else "") + FILE)
+        save_file(self._tensors(), path, metadata={"config": self._config_json()})
+        return (path,)
+
+    def _config_json(self):
+        return json.dumps(self.autoencoder.config.autoencoder_fields(), sort_keys=True)
+
+    def _tensors(self):
+        return stored(self.autoencoder) | {"kept": torch.from_numpy(np.ascontiguousarray(self.kept))}
+
+    def _derive(self):
+        """Everything that follows from the autoencoder and the kept codes: the table, the fingerprint, and an empty cache."""
+        self._table = [bytes([i]) if i < NUM_BYTES else b"" for i in range(self.first_code)]
+        self.fingerprint = self._encoder = None
+        if self.autoencoder is not None:
+            if self.int8_encoder:
+                self._encoder = torch.ao.quantization.quantize_dynamic(
+                    deepcopy(self.autoencoder.encoder), {torch.nn.Linear}, dtype=torch.qint8
+                )
+            size = self.autoencoder.config.codebook_size
+            if self.kept.shape[1] * np.log2(size) >= 63:
+                raise ValueError(f"{self.kept.shape[1]} codes of {size} are more than a tokenizer can number")
+            spelled, _ = self._spell(self.kept)
+            if any(len(chunk) < 2 for chunk in spelled) or len(set(spelled)) < len(spelled):
+                raise ValueError(
+                    "kept codes must decode to different chunks of at least two bytes: the file is damaged"
+                )
+            self._table += spelled
+            digest = hashlib.sha256(self._config_json().encode())
+            for name, tensor in sorted(self._tensors().items()):
+                digest.update(name.encode())
+                digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+            self.fingerprint = digest.hexdigest()[:16]
+        self._id_of = {chunk: i for i, chunk in enumerate(self._table) if chunk}
+        keys = self._keys(self.kept)
+        self._order = np.argsort(keys)
+        self._sorted_keys = keys[self._order]
+        self._words, self._chunks = Cache(self.cache_size), Cache(self.cache_size)
+        spans = {}
+        for i, chunk in enumerate(self._table[self.first_code :], start=self.first_code):
+            cuts = chunks_of(chunk.decode("utf-8"), self.max_chunk_length)
+            if len(cuts) > 1:
+                spans[tuple(chain.from_iterable(fewest_parts(c.encode("utf-8"), self._id_of) for c in cuts))] = i
+        self._spans = SpanTrie(spans, len(self._table)) if spans else None
+
+    @property
+    def first_code(self):
+        """The id of the first kept code."""
+        return ByteTokenizer.vocab_size.fget(self)
+
+    @property
+    def max_chunk_length(self):
+        """Bytes of the longest chunk."""
+        return 16 if self.autoencoder is None else self.autoencoder.config.max_chunk_length
+
+    def _keys(self, codes):
+        """One number for each row of codes."""
+        key = np.zeros(len(codes), dtype=np.int64)
+        for column in codes.T.astype(np.int64):
+            key = key * (1 if self.autoencoder is None else self.autoencoder.config.codebook_size) + column
+        return key
+
+    @torch.no_grad()
+    def _codes(self, chunks):
+        """Codes of chunks by the encoder, shape `(n, num_codes)`, and whether each is far enough from any other."""
+        encoder, quantizer = self._encoder or self.autoencoder.encoder, self.autoencoder.quantizer
+        codes, safe = [], []
+        for start in range(0, len(chunks), ENCODER_BATCH):
+            values = encoder(*chunk_matrix(chunks[start : start + ENCODER_BATCH], self.max_chunk_length))
+            codes.append(quantizer.indices(values))
+            safe.append((quantizer.margins(values) >= MARGIN).all(-1))
+        return torch.cat(codes).numpy(), torch.cat(safe).numpy()
+
+    @torch.no_grad()
+    def _spell(self, codes):
+        """What codes decode to, and by how much the scores lead."""
+        spelled, leads = [], []
+        for start in range(0, len(codes), 1024):
+            indices = torch.from_numpy(codes[start : start + 1024].astype(np.int64))
+            ids, lengths, lead = self.autoencoder.decode_chunks(self.autoencoder.quantizer.indices_to_codes(indices))
+            rows = ids.clamp(max=255).to(torch.uint8).numpy()
+            spelled += [row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)]
+            leads.append(lead)
+        return spelled, torch.cat(leads).numpy() if leads else np.zeros(0)
+
+    def without_spans(self):
+        """This tokenizer with `join_spans=False`, sharing its table and what it remembers."""
+        apart = copy(self)
+        apart.join_spans, apart.init_kwargs = False, self.init_kwargs | {"join_spans": False}
+        return apart
+
+    def strings(self):
+        """The bytes of every kept code, in the order of the ids, as a `list[bytes]`."""
+        return self._table[self.first_code :]
+
+    def token_codes(self):
+        """The codes of every token, as a language model takes them on: of the kept ones, and of each byte as a chunk of its own.
+
+        Returns:
+            `np.ndarray` of int32 and shape `(vocab_size, num_codes)`; -1 for special tokens.
+
+        Raises:
+            ValueError: where there is no autoencoder.
+        """
+        if self.autoencoder is None:
+            raise ValueError("this tokenizer has no autoencoder, and so no codes: its tokens are the bare bytes")
+        of_bytes, _ = self._codes([bytes([i]) for i in range(NUM_BYTES)])
+        special = np.full((self.first_code - NUM_BYTES, self.kept.shape[1]), -1)
+        return np.concatenate((of_bytes, special, self.kept)).astype(np.int32)
+
+    def token_bytes(self):
+        """The bytes of every token, as a language model with a decoder reads them.
+
+        Returns:
+            `np.ndarray` of int64 and shape `(vocab_size, max_chunk_length)`; 256 beyond their end.
+        """
+        rows = np.full((len(self._table), self.max_chunk_length), NUM_BYTES, dtype=np.int64)
+        for row, chunk in zip(rows, self._table, strict=True):
+            row[: len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
+        return rows
+
+    # Vocabulary
+
+    @property
+    def vocab_size(self):
+        """Number of ids that no user added: bytes, special tokens and kept codes."""
+        return len(self._table)
+
+    def get_vocab(self):
+        """All tokens with their ids; a token is written as the characters that its bytes are in Latin-1."""
+        named = {chunk.decode("latin-1"): i for i, chunk in enumerate(self._table) if chunk}
+        return named | self.added_tokens_encoder
+
+    def _tokenize(self, text, **kwargs):
+        return [self._table[i].decode("latin-1") for i in self._text_ids(text, None).tolist()]
+
+    def _convert_token_to_id(self, token):
+        try:
+            return self._id_of[token.encode("latin-1")]
+        except (UnicodeEncodeError, KeyError):
+            raise ValueError(
+                f"{token!r} is no token: accepted are bytes as Latin-1 writes them, and {list(self.added_tokens_encoder)}"
+            ) from None
+
+    def _convert_id_to_token(self, index):
+        if 0 <= index < len(self._table) and self._table[index]:
+            return self._table[index].decode("latin-1")
+        raise ValueError(f"id {index} is no token: accepted are 0 to {len(self) - 1}")
+
+    # Text to ids
+
+    def chunks(self, text):
+        """Cut a text into the chunks that the autoencoder reads, as strings; their join is the text."""
+        return chunks_of(text, self.max_chunk_length)
+
+    def encode_chunks(self, chunks):
+        """The ids of each chunk: one where its code is kept and decodes to it, else the fewest that spell it.
+
+        Args:
+            chunks (`list[str]`): of at most 16 bytes each.
+
+        Returns:
+            `list[tuple[int, ...]]`.
+        """
+        data = [chunk.encode("utf-8") for chunk in chunks]
+        if not len(self.kept):
+            return [tuple(chunk) for chunk in data]
+        keys = self._keys(self._codes(data)[0])
+        place = np.minimum(np.searchsorted(self._sorted_keys, keys), len(keys_of := self._sorted_keys) - 1)
+        found = np.where(keys_of[place] == keys, self._order[place] + self.first_code, -1).tolist()
+        return [
+            (i,) if i >= 0 and self._table[i] == chunk else fewest_parts(chunk, self._id_of, self.max_chunk_length)
+            for chunk, i in zip(data, found, strict=True)
+        ]
+
+    def _encode_words(self, words):
+        """The ids of words, each what stands between two spaces; the space before it goes without saying."""
+        rows = [self.chunks(" " + word) for word in words]
+        ids = iter(self._chunks.find([chunk for row in rows for chunk in row], self.encode_chunks))
+        return [tuple(chain.from_iterable(islice(ids, len(row)))) for row in rows]
+
+    def _texts_ids(self, texts):
+        """The ids of texts, all at once, without special tokens."""
+        rows, words = [], []
+        for text in texts:
+            first, *rest = text.split(" ")
+            rows.append((first, len(rest)))
+            words += rest
+        found, flat, lengths = iter(self._words.find(words, self._encode_words)), [], []
+        for first, number in rows:
+            row = [*chain.from_iterable(self._chunks.find(self.chunks(first), self.encode_chunks))] if first else []
+            row += chain.from_iterable(islice(found, number))
+            row.append(len(self._table))
+            flat += row
+            lengths.append(len(row))
+        ids = np.array(flat, dtype=np.int64)
+        if self.join_spans and self._spans is not None:
+            ids = self._spans.merge(ids)
+        ends = np.flatnonzero(ids == len(self._table))
+        return np.split(ids, np.stack((ends, ends + 1), axis=1).reshape(-1))[::2][: len(texts)]
+
+    def _text_ids(self, text, pattern):
+        if pattern is None:
+            return self._texts_ids([text])[0]
+        rows = [
+            np.array([self._added_tokens_encoder[part]]) if i % 2 else self._text_ids(part, None)
+            for i, part in enumerate(pattern.split(text))
+        ]
+        return np.concatenate(rows).astype(np.int64)
+
+    def _sequences_ids(self, sequences, pattern, is_split_into_words):
+        if pattern is None and all(isinstance(sequence, str) for sequence in sequences):
+            return self._texts_ids(sequences)
+        return super()._sequences_ids(sequences, pattern, is_split_into_words)
+
+    # Ids to text
+
+    def decode_bytes(self, token_ids):
+        """Return the bytes that ids stand for, special tokens left out."""
+        table = self._table
+        ids = np.asarray(token_ids, dtype=np.int64).reshape(-1).tolist()
+        return b"".join([table[i] for i in ids if 0 <= i < len(table)])
+
+    def convert_tokens_to_string(self, tokens):
+        """Join tokens to a text; bytes that are no UTF-8 become U+FFFD."""
+        parts = [t.encode("utf-8" if t in self._added_tokens_encoder else "latin-1") for t in tokens]
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def _decode(self, token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=None, **kwargs):
+        ids = self._checked_ids(token_ids)
+        table, added = self._table, self._added_tokens_decoder
+        special = set(self.all_special_ids) if skip_special_tokens else ()
+        parts = [
+            added[i].content.encode("utf-8") if i in added and i not in special else b"" if i in added else table[i]
+            for i in ids.tolist()
+        ]
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+
+def rounded(model):
+    """A copy of an autoencoder, in float32, whose weights are those that are stored; without gradients, in evaluation."""
+    copy = deepcopy(model).to("cpu").float().eval().requires_grad_(False)
+    copy.load_state_dict({name: tensor.float() for name, tensor in stored(model).items()}, strict=False)
+    return copy
+
+
+def stored(model):
+    """What a tokenizer's file holds of an autoencoder: weights in bfloat16, and the statistics that its use needs."""
+    tensors = {name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in model.named_parameters()}
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] in ("mean", "variance", "codebook"):
+            tensors[name] = buffer.detach().to("cpu", torch.float32).contiguous()
+    return tensors

@@ -1,0 +1,73 @@
+"""From a trained autoencoder of chunks to its tokenizer: which codes become tokens."""
+
+import numpy as np
+
+from ..data.chunk_lists import token_uses
+from ..models.byte_tokenizer import NUM_BYTES
+from ..models.tokenization_fsq_autoencoder import AutoEncoderTokenizer
+
+
+def commonest_chunks(counted, number):
+    """The commonest chunks of at least two bytes, as candidates where no list of tokens was chosen.
+
+    Args:
+        counted (`tuple`): what `count_chunks` gives.
+        number (`int`): how many at most.
+
+    Returns:
+        `list[bytes]`.
+    """
+    chunks, counts, _ = counted
+    order = np.argsort(-counts, kind="stable").tolist()
+    return [chunks[i] for i in order if len(chunks[i]) > 1][:number]
+
+
+def keep_codes(model, candidates, counted, number):
+    """A tokenizer of the codes that save the most tokens, among those by which an autoencoder owns a candidate.
+
+    Uses are counted over the chunks of a corpus and the parts that splitting yields, with spans joined; whatever saves least is
+    dropped and the rest counted anew, until all that is kept is used.
+
+    Args:
+        model ([`FsqAutoencoderModel`]).
+        candidates (`list[bytes]`): strings worth a token.
+        counted (`tuple`): what `count_chunks` gives of training text.
+        number (`int`): codes at most.
+
+    Returns:
+        `tuple[AutoEncoderTokenizer, dict]`: the tokenizer, its codes in the order of their use; and `candidates`, `owned` and
+        `kept`, how many there were.
+    """
+    whole = AutoEncoderTokenizer.from_autoencoder(model, candidates)
+    kept = owned = whole.strings()
+    while True:
+        uses, without = token_uses(kept, *counted, longest=model.config.max_chunk_length)
+        uses, saved = uses[NUM_BYTES:], (uses * without)[NUM_BYTES:]
+        best = np.argsort(-saved, kind="stable")[:number]
+        best = best[saved[best] > 0]
+        if len(best) == len(kept):
+            break
+        kept = [kept[i] for i in np.sort(best).tolist()]
+    kept = [kept[i] for i in np.argsort(-uses, kind="stable").tolist()]
+    tokenizer = AutoEncoderTokenizer.from_autoencoder(model, kept)
+    return tokenizer, {"candidates": len(candidates), "owned": len(owned), "kept": len(tokenizer.kept)}
+
+
+def export_again(model, tokenizer):
+    """The tokenizer of a language model whose autoencoder was trained on with it: the same strings, in the same order, by the
+    codes that they have now; a string that its code no longer spells is a token no more.
+
+    Args:
+        model ([`FsqAutoencoderForCausalLM`]): loses the rows of those tokens, and takes on the tokenizer.
+        tokenizer ([`AutoEncoderTokenizer`]): with which it was trained.
+
+    Returns:
+        [`AutoEncoderTokenizer`].
+    """
+    strings = tokenizer.strings()
+    again = AutoEncoderTokenizer.from_autoencoder(model.model, strings)
+    owned = set(again.strings())
+    rows = [*range(tokenizer.first_code), *(tokenizer.first_code + i for i, s in enumerate(strings) if s in owned)]
+    model.keep_tokens(rows)
+    model.adopt(again)
+    return again
