@@ -2,10 +2,12 @@
 
 python run_eval.py COMMAND [SETTINGS.yaml] [--field value ...]
 
-reconstruct      teacher-forced and free-running accuracy, and accuracy on hidden bytes; of the MLM encoder, on masked tokens
+reconstruct      teacher-forced and free-running accuracy, and accuracy on hidden bytes; of the MLM encoder, on masked tokens;
+                 of the FSQ autoencoder, of chunks; of its language model, bits for each byte
 attention        heat maps of a trained model's attention on a text
 rate-distortion  stored bits for each byte of text against what comes back
-tokens           how exactly CTA gives tokens back: of held-out text, of random tokens, rounded and noisy; what it gets wrong
+tokens           how exactly CTA gives tokens back: of held-out text, of random tokens, rounded and noisy; what it gets wrong; of
+                 the FSQ autoencoder, what its codes own and what its tokenizer makes of text
 report           how well a run's noise control held its loss, and the curve
 packing          a picture of how words are packed into rows
 
@@ -21,11 +23,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import load_dataset
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, HfArgumentParser
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    HfArgumentParser,
+)
 
-from modeling_textae import CtaConfig, EncodzallConfig, EncodzallTokenizer, MlmEncoderConfig
+from modeling_textae import (
+    CtaConfig,
+    EncodzallConfig,
+    EncodzallTokenizer,
+    FsqAutoencoderConfig,
+    MlmEncoderConfig,
+)
+from modeling_textae.cards import auto_class
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
+from modeling_textae.evaluation.codebook import chunk_report, growth_rows, neighbours, plot_codebook, pruning_rows
+from modeling_textae.evaluation.codebook import run_report as codebook_report
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.masked_language import (
     answers,
@@ -39,7 +57,7 @@ from modeling_textae.evaluation.ngrams import TokenCounts
 from modeling_textae.evaluation.plots import plot_packing, plot_training
 from modeling_textae.evaluation.rate_distortion import rate_distortion, token_rate_distortion
 from modeling_textae.evaluation.reconstruction import reconstruction_report, reconstruction_rows
-from modeling_textae.evaluation.report import report_file, table, write_report
+from modeling_textae.evaluation.report import figure, report_file, table, write_report
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.evaluation.tokens import (
     byte_accuracy,
@@ -60,6 +78,9 @@ from modeling_textae.evaluation.tokens import run_report as token_report
 from modeling_textae.models.autoencoder import check_bits
 from modeling_textae.models.packing import pack_rows
 from modeling_textae.training.recipe import read_recipe_file, unknown_field
+
+# Words, and misspellings of some, whose nearest codes a codebook's report names.
+WORDS = (" river", " rivre", " because", " becuase", " government", " goverment", " 1984")
 
 
 @dataclass
@@ -191,6 +212,14 @@ def reconstruct(arguments):
         if getattr(arguments, name):
             raise ValueError(f"{name} is for the MLM encoder, and {arguments.checkpoint!r} is none")
     passages, head = held_out_passages(arguments)
+    if family == FsqAutoencoderConfig.model_type:
+        for name in ("control", "rates"):
+            if getattr(arguments, name):
+                raise ValueError(
+                    f"{name} is for families that hide what is to be told, and the FSQ autoencoder does not"
+                )
+        figures, lines = codebook_report(*load(arguments.checkpoint, auto_class(arguments.checkpoint)), passages)
+        return figures, "\n".join([head, "", *lines])
     if family == CtaConfig.model_type:
         for name in ("control", "rates"):
             if getattr(arguments, name):
@@ -286,9 +315,43 @@ def rate_distortion_table(arguments):
     return {"rows": rows}, f"{head}\n\n{table(rows, list(rows[0]))}"
 
 
+def codebook(arguments):
+    """What an autoencoder's codes own and what its tokenizer makes of held-out text; draws the curves."""
+    tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
+    model = AutoModel.from_pretrained(arguments.checkpoint, dtype="float32", use_safetensors=True).eval()
+    texts = held_out_texts(arguments)
+    report = chunk_report(model, tokenizer, texts)
+    pruning, growth = pruning_rows(tokenizer, texts), growth_rows(tokenizer, texts)
+    uses = np.bincount([i for row in encoded_rows(tokenizer, texts) for i in row], minlength=len(tokenizer))
+    picture = report_file(arguments.output, ".png")
+    plot_codebook(uses, pruning, growth, picture)
+    report |= {"pruning": pruning, "growth": growth, "neighbours": {}}
+    body = [
+        f"{len(texts)} texts of {report['tokenizer']['bytes']} bytes; {len(tokenizer)} ids, {len(tokenizer.kept)} of them codes."
+    ]
+    if arguments.train_file:
+        seen = "\n".join(
+            texts_of(load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"])
+        )
+        unseen = [string for string in tokenizer.strings() if string.decode() not in seen]
+        report["unseen_share"] = len(unseen) / max(len(tokenizer.kept), 1)
+        body.append(
+            f"Share of the codes whose string never occurs in the training text: {figure(report['unseen_share'])}."
+        )
+    columns = {name: report[name] for name in ("chunks", "tokens") if name in report}
+    rows = [{"figure": n.replace("_", " ")} | {c: v[n] for c, v in columns.items()} for n in report["chunks"]]
+    body += ["", table(rows, ["figure", *columns]), ""]
+    rows = [{"figure": name.replace("_", " "), "value": value} for name, value in report["tokenizer"].items()]
+    body += [table(rows, ["figure", "value"]), "", table(pruning, list(pruning[0])), "", f"![]({picture.name})", ""]
+    for word in WORDS if len(tokenizer.kept) else ():
+        report["neighbours"][word] = neighbours(tokenizer, word)
+        body.append(f"nearest codes to {word!r}: {', '.join(map(repr, report['neighbours'][word]))}")
+    return report, "\n".join(body)
+
+
 def tokens(arguments):
     """Token and sequence accuracy of a token autoencoder, as its latents are stored; beside the report the errors as .jsonl and
-    how often each token occurs in the training text as .csv."""
+    how often each token occurs in the training text as .csv. Of the FSQ autoencoder, what its codes own."""
     for path in [*arguments.train_file, *arguments.data_file]:
         file_format(path)  # before anything is fetched
     if bool(arguments.train_file) != bool(arguments.data_file):
@@ -303,9 +366,12 @@ def tokens(arguments):
     for bits in arguments.bits:
         if bits != 16:
             check_bits(bits)
-    model, tokenizer = load(arguments.checkpoint)
-    if model.config.model_type != CtaConfig.model_type:
+    family = AutoConfig.from_pretrained(arguments.checkpoint).model_type
+    if family == FsqAutoencoderConfig.model_type:
+        return codebook(arguments)
+    if family != CtaConfig.model_type:
         raise ValueError(f"{arguments.checkpoint!r} is no token autoencoder")
+    model, tokenizer = load(arguments.checkpoint)
     if arguments.train_file:
         seen = load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"]
     else:

@@ -11,7 +11,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForPreTraining, AutoTokenizer
+
+
+def auto_class(folder):
+    """The Auto class that loads all of a saved model."""
+    (saved,) = AutoConfig.from_pretrained(folder).architectures
+    return AutoModelForCausalLM if saved.endswith("ForCausalLM") else AutoModelForPreTraining
 
 
 def stage(card, target):
@@ -26,9 +32,7 @@ def stage(card, target):
     """
     if not (card / "model.safetensors").is_file():
         raise FileNotFoundError(f"{card} has no model.safetensors")
-    model = AutoModelForPreTraining.from_pretrained(
-        card, dtype=AutoConfig.from_pretrained(card).dtype, use_safetensors=True
-    )
+    model = auto_class(card).from_pretrained(card, dtype=AutoConfig.from_pretrained(card).dtype, use_safetensors=True)
     aside = target.with_name(f".{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
@@ -52,7 +56,7 @@ def write(run, card):
     """
     if not (run / "model.safetensors").is_file():
         raise FileNotFoundError(f"{run} has no model.safetensors")
-    AutoModelForPreTraining.from_pretrained(run, dtype="bfloat16", use_safetensors=True).save_pretrained(card)
+    auto_class(run).from_pretrained(run, dtype="bfloat16", use_safetensors=True).save_pretrained(card)
     AutoTokenizer.from_pretrained(run).save_pretrained(card)
     for code in card.glob("*.py"):
         code.unlink()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hub_server import serve
 from model_cases import TEXTS, encodzall_config
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import modeling_textae as textae
 import run_eval
@@ -18,6 +18,7 @@ from modeling_textae import cards
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 
+OUTPUTS = ("pooler_output", "last_hidden_state", "latents", "logits")
 LOAD = """
 import sys
 if sys.argv[2] == "without":
@@ -30,20 +31,19 @@ if sys.argv[2] == "without":
 else:
     import modeling_textae
     trust = {}
-import torch
-from transformers import AutoModel, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **trust)
-model = AutoModel.from_pretrained(sys.argv[1], **trust).eval()
+import torch, transformers
+tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1], **trust)
+model = getattr(transformers, sys.argv[4]).from_pretrained(sys.argv[1], **trust).eval()
 assert (type(model).__module__.split(".")[0] == "modeling_textae") == (sys.argv[2] == "with")
 with torch.no_grad():
     output = model(**tokenizer(sys.argv[3], return_tensors="pt"))
-embedding = next(output[name] for name in ("pooler_output", "last_hidden_state", "latents") if name in output)
+embedding = next(output[name] for name in OUTPUTS if name in output)
 print(embedding.float().flatten().tolist())
-"""
+""".replace("OUTPUTS", str(OUTPUTS))
 
 
-def load_by_name(name, package, text, endpoint, home):
-    """Embedding of a text by a model that a fresh process loads from a Hub by name."""
+def load_by_name(name, package, text, endpoint, home, auto="AutoModel"):
+    """Embedding of a text, or its scores, by a model that a fresh process loads from a Hub by name."""
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
@@ -51,7 +51,7 @@ def load_by_name(name, package, text, endpoint, home):
         "NO_PROXY": "127.0.0.1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, name, package, text],
+        [sys.executable, "-c", LOAD, name, package, text, auto],
         capture_output=True, text=True, env=environment, cwd=home, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -83,11 +83,14 @@ def test_cards_are_staged_with_their_code_and_load_as_remote_code(tmp_path):
         assert not list((CARDS / name).glob("*.py"))
         home = tmp_path / f"home-{name}"
         home.mkdir()
-        found = load_by_name(str(folder), "without", TEXTS[1], "http://127.0.0.1:9", home)
-        model, tokenizer = AutoModel.from_pretrained(CARDS / name).eval(), AutoTokenizer.from_pretrained(CARDS / name)
+        # Where a card's model writes, all of it is loaded: the autoencoder beneath reads chunks, not texts.
+        writes = cards.auto_class(CARDS / name) is AutoModelForCausalLM
+        auto = AutoModelForCausalLM if writes else AutoModel
+        found = load_by_name(str(folder), "without", TEXTS[1], "http://127.0.0.1:9", home, auto.__name__)
+        model, tokenizer = auto.from_pretrained(CARDS / name).eval(), AutoTokenizer.from_pretrained(CARDS / name)
         with torch.no_grad():
             output = model(**tokenizer(TEXTS[1], return_tensors="pt"))
-        expected = next(output[name] for name in ("pooler_output", "last_hidden_state", "latents") if name in output)
+        expected = next(output[name] for name in OUTPUTS if name in output)
         torch.testing.assert_close(found, expected.float().flatten())
 
 

@@ -216,9 +216,7 @@ class VectorQuantizer(StepStatistics):
         """
         with torch.autocast(vectors.device.type, enabled=False):
             flat = vectors.reshape(-1, vectors.shape[-1]).float()
-            if self.training:
-                self.observe(flat.detach(), parameter)
-            numbers = self.nearest(flat.detach())
+            numbers = self.observe(flat.detach(), parameter) if self.training else self.nearest(flat.detach())
             found = self.codebook[numbers]
             codes = rotated(flat, found) if self.rotation else straight_through(flat, found)
             distances = (flat - found).square().sum(1)
@@ -241,9 +239,10 @@ class VectorQuantizer(StepStatistics):
     @torch.compiler.disable
     @torch.no_grad()
     def observe(self, flat, parameter):
-        """Gather the sums of a training pass of vectors, shape `(n, dim)`; the first pass ever starts the codebook."""
+        """Gather the sums of a training pass of vectors, shape `(n, dim)`, and give the nearest codes' numbers, shape `(n,)`;
+        the first pass ever starts the codebook."""
         if not parameter.requires_grad:
-            return
+            return self.nearest(flat)
         if not self.steps:
             self.start(flat)
         self.hand_on(parameter)
@@ -253,6 +252,7 @@ class VectorQuantizer(StepStatistics):
         self.gather(usage=usage, vectors=sums)
         kept = flat[: len(self.recent)]
         self.recent.copy_(torch.cat((kept, self.recent[: len(self.recent) - len(kept)])))
+        return numbers
 
     def start(self, flat, rounds=10):
         """Start the codebook from k-means of vectors; vectors that are too few are repeated with a little noise."""

@@ -1,0 +1,242 @@
+"""Language models on the tokens of AutoEncoderTokenizer, BPE, whole words and bytes: the same Llama, text, context in bytes,
+training seconds and tuning trials; bits for each byte of held-out text, and how likely an external byte model finds what each
+writes.
+
+python benchmarks/fsq_language.py --tokenizer model_cards/fsq-autoencoder-nano --train_file train.jsonl.xz --data_file
+held-out.jsonl.xz
+
+Two cells at a time, each on one thread; seconds are those of the processor, so that neighbours do not matter. Rates are chosen by
+validation text, which is neither trained nor reported on.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from peers import bpe, of_transformers, raw_bytes, words
+from processes import run_all
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from modeling_textae import FsqAutoencoderConfig, FsqAutoencoderForCausalLM
+from modeling_textae.data.collators import pad_rows, padding_mask
+from modeling_textae.data.corpora import load_corpus, split_passages
+from modeling_textae.evaluation.language import language_figures
+from modeling_textae.evaluation.report import show_table
+from modeling_textae.evaluation.texts import sample_passages, texts_of
+from modeling_textae.training.optimizers import MuonWithAdamW
+
+OUTPUT = Path("runs/fsq-language")
+SIZE = 32768
+PASSAGE_LENGTH, BATCH = 1024, 16
+TRUNK = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 344}
+READERS = ("autoencoder", "BPE", "words", "bytes")
+# What is trained beside the plain Llama on each reader's tokens: the autoencoder's with embeddings built from codes.
+CELLS = {name: name for name in READERS} | {"autoencoder, with codes": "autoencoder"}
+RATES = (1.5e-3, 3e-3, 6e-3)
+SAMPLES, SAMPLE_BYTES = 48, 384
+
+
+def reader_of(name, tokenizer, train_file):
+    """The named reader; what is learned is learned from the training text."""
+    if name == "autoencoder":
+        return of_transformers(AutoTokenizer.from_pretrained(tokenizer))
+    if name == "bytes":
+        return raw_bytes()
+    texts = texts_of(load_corpus(train_file=train_file, validation_file=train_file)["train"])
+    return {"BPE": bpe, "words": words}[name](texts, SIZE)
+
+
+def prepare(arguments):
+    """Tokenize passages of the training text once for each reader; the last fiftieth validates."""
+    texts = texts_of(load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"])
+    passages = [p for text in texts for p in split_passages(text, PASSAGE_LENGTH) if len(p.encode()) >= 128]
+    order = np.random.default_rng(0).permutation(len(passages))[: arguments.passages]
+    for name in READERS:
+        path = OUTPUT / f"{name}.npz"
+        if not path.is_file():
+            reader = reader_of(name, arguments.tokenizer, arguments.train_file)
+            rows = [[reader.bos_token_id, *ids] for ids in reader.encode([passages[i] for i in order.tolist()])]
+            lengths = np.array([len(row) for row in rows])
+            flat = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, ids=flat, lengths=lengths, pad=reader.pad_token_id, size=len(reader))
+            print(f"{name}: {len(flat) / 1e6:.1f} M tokens of {len(rows)} passages")
+
+
+def model_of(cell, size, tokenizer):
+    """A new model of a cell."""
+    if cell == "autoencoder, with codes":
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        fields = tokenizer.autoencoder.config.autoencoder_fields() | TRUNK
+        model = FsqAutoencoderForCausalLM(FsqAutoencoderConfig(**fields, vocab_size=size, max_position_embeddings=2048))
+        model.model.load_state_dict(tokenizer.autoencoder.state_dict())
+        model.adopt(tokenizer)
+        return model
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=size, tie_word_embeddings=True, max_position_embeddings=2048, **TRUNK)
+    )
+
+
+def batch_of(rows, pad):
+    """A padded batch of rows of ids, labelled."""
+    ids = pad_rows(rows, pad)
+    labels = pad_rows(rows, -100)
+    labels[:, 0] = -100
+    return {"input_ids": ids, "attention_mask": padding_mask(rows), "labels": labels}
+
+
+def train_cell(arguments):
+    """Train one cell for so many seconds of the processor; write its validation loss and, of a whole run, its weights."""
+    torch.manual_seed(arguments.seed)
+    stored = np.load(OUTPUT / f"{CELLS[arguments.cell]}.npz")
+    rows = np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
+    pad, held_out = int(stored["pad"]), len(rows) // 50
+    model = model_of(arguments.cell, int(stored["size"]), arguments.tokenizer).train()
+    optimizer = MuonWithAdamW(model, arguments.rate, 2 * arguments.rate)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    generator, start, step, size = np.random.default_rng(arguments.seed), time.process_time(), 0, 0
+    while (done := (time.process_time() - start) / arguments.seconds) < 1:
+        factor = min(1.0, (step + 1) / 100) * (1 - done)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        chosen = generator.choice(len(rows) - held_out, BATCH, replace=False)
+        batch = batch_of([rows[i] for i in chosen], pad)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step, size = step + 1, size + int(batch["attention_mask"].sum())
+        if step % 100 == 0:
+            print(f"{arguments.cell}: step {step}, {done:.0%}, loss {loss.item():.3f}", flush=True)
+    model.eval()
+    nats = 0.0
+    with torch.no_grad():
+        for row in rows[-held_out:][:256]:
+            batch = batch_of([row], pad)
+            nats += model(**batch).loss.item() * (len(row) - 1)
+    result = {"cell": arguments.cell, "rate": arguments.rate, "steps": step, "tokens": size, "validation nats": nats}
+    path = folder_of(arguments.cell, arguments.rate, arguments.seconds, arguments.seed)
+    path.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(path)
+    (path / "result.json").write_text(json.dumps(result))
+
+
+def folder_of(cell, rate, seconds, seed):
+    """Where a cell's run lives."""
+    return OUTPUT / f"{cell.replace(', ', '-').replace(' ', '-')}-{rate}-{seconds:g}s-seed-{seed}"
+
+
+def run_cells(cells, arguments):
+    """Run what is missing of cells, each `(cell, rate, seconds, seed)`, and give their results."""
+    commands = []
+    for cell, rate, seconds, seed in cells:
+        if not (folder_of(cell, rate, seconds, seed) / "result.json").is_file():
+            fields = {"cell": cell, "rate": rate, "seconds": seconds, "seed": seed, "tokenizer": arguments.tokenizer}
+            options = [part for name, value in fields.items() for part in (f"--{name}", str(value))]
+            commands.append([sys.executable, __file__, *options])
+    run_all(commands)
+    return [json.loads((folder_of(*cell) / "result.json").read_text()) for cell in cells]
+
+
+@torch.no_grad()
+def write_samples(model, reader, seed=0):
+    """What a model writes after `<bos>`, drawn at temperature 1, and the characters it writes a second."""
+    torch.manual_seed(seed)
+    # Bytes of one each are as many as are wanted; of larger tokens, half as many are enough.
+    length = SAMPLE_BYTES if len(reader) < 1000 else SAMPLE_BYTES // 2
+    ids = torch.full((SAMPLES, 1), reader.bos_token_id)
+    start = time.perf_counter()
+    options = {"do_sample": True, "top_k": 0, "eos_token_id": None, "pad_token_id": reader.pad_token_id}
+    written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, **options)
+    seconds = time.perf_counter() - start
+    texts = [reader.decode(row[1:].tolist()) for row in written]
+    return [cut_bytes(text) for text in texts], sum(map(len, texts)) / seconds
+
+
+def cut_bytes(text):
+    """The first so many bytes of a sample, whole characters."""
+    return text.encode("utf-8")[:SAMPLE_BYTES].decode("utf-8", "ignore")
+
+
+def load_cell(cell, folder):
+    """A trained cell."""
+    kind = FsqAutoencoderForCausalLM if cell.endswith("with codes") else LlamaForCausalLM
+    return kind.from_pretrained(folder, use_safetensors=True).eval()
+
+
+def compare(arguments):
+    """Tune, train, measure, and print the table."""
+    torch.set_num_threads(1)
+    prepare(arguments)
+    trials = {
+        cell: run_cells([(cell, rate, arguments.trial_seconds, 0) for rate in RATES], arguments) for cell in CELLS
+    }
+    best = {cell: min(rows, key=lambda row: row["validation nats"])["rate"] for cell, rows in trials.items()}
+    finals = [(cell, best[cell], arguments.seconds, seed) for seed in arguments.seeds for cell in CELLS]
+    scorer_cell = ("bytes", best["bytes"], 2 * arguments.seconds, 99)
+    results = run_cells([*finals, scorer_cell], arguments)
+    texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
+    passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
+    scorer, byte_reader = load_cell("bytes", folder_of(*scorer_cell)), raw_bytes()
+    real = language_figures(scorer, byte_reader, [cut_bytes(p) for p in passages[:SAMPLES]])["bits_per_byte"]
+    rows = []
+    for cell in CELLS:
+        reader = reader_of(CELLS[cell], arguments.tokenizer, arguments.train_file)
+        found = []
+        for (name, *rest), result in zip(finals, results, strict=False):
+            if name != cell:
+                continue
+            model = load_cell(cell, folder_of(name, *rest))
+            figures = language_figures(model, reader, passages)
+            samples, speed = write_samples(model, reader)
+            scored = language_figures(scorer, byte_reader, samples)["bits_per_byte"]
+            found.append((figures["bits_per_byte"], scored, speed, result["tokens"], figures["bytes_per_token"], model))
+        bits = [row[0] for row in found]
+        rows.append(
+            {
+                "tokens": cell,
+                "parameters, M": sum(p.numel() for p in found[0][5].parameters() if p.requires_grad) / 1e6,
+                "rate": best[cell],
+                "bits per byte": float(np.mean(bits)),
+                "spread of seeds": float(np.ptp(bits)),
+                "samples, bits per byte of the scorer": float(np.mean([row[1] for row in found])),
+                "characters written a second": float(np.mean([row[2] for row in found])),
+                "bytes a token": found[0][4],
+                "training MB": float(np.mean([row[3] * row[4] for row in found])) / 1e6,
+            }
+        )
+    rows.append({"tokens": "held-out text itself", "samples, bits per byte of the scorer": real})
+    show_table(OUTPUT / "table", "FSQ language models", rows)
+
+
+def main():
+    """One cell where one is named, else the whole table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--train_file", nargs="+")
+    parser.add_argument("--data_file", nargs="+", help="held-out text that the table measures on")
+    parser.add_argument("--passages", type=int, default=30000, help="of the training text")
+    parser.add_argument("--test_passages", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--trial_seconds", type=float, default=60)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--cell", choices=CELLS)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--seed", type=int)
+    arguments = parser.parse_args()
+    if arguments.cell:
+        train_cell(arguments)
+    elif arguments.train_file and arguments.data_file:
+        compare(arguments)
+    else:
+        parser.error("--train_file and --data_file are needed")
+
+
+if __name__ == "__main__":
+    main()

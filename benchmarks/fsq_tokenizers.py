@@ -1,0 +1,209 @@
+"""AutoEncoderTokenizer beside the word-level and BPE models of the `tokenizers` library: bytes a token, ids used, speed on
+one core, and memory; and whether every text comes back.
+
+python benchmarks/fsq_tokenizers.py speed --tokenizer FOLDER --train_file train.jsonl.xz --data_file held-out.jsonl.xz
+python benchmarks/fsq_tokenizers.py memory --tokenizer FOLDER --data_file held-out.jsonl.xz
+python benchmarks/fsq_tokenizers.py round-trip --tokenizer FOLDER --data_file any.jsonl.xz any.txt enwik8
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+OUTPUT = Path("runs/fsq-tokenizers")
+SIZE = 32768
+BATCH = 256  # texts a call
+
+
+def resident():
+    """Resident memory of this process, in MB."""
+    import psutil
+
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def texts_of_file(path):
+    """The texts of a corpus file; of any other file the whole of it, as Latin-1 where it is no UTF-8."""
+    from modeling_textae.data.corpora import FORMATS, load_corpus
+
+    endings = {ending.lstrip(".").lower() for ending in Path(path).suffixes}
+    if endings & (set(FORMATS) - {"txt", "text", "md"}):
+        return [text for text in load_corpus(train_file=[path], validation_file=[path])["train"]["text"] if text]
+    data = Path(path).read_bytes()
+    try:
+        return [data.decode("utf-8")]
+    except UnicodeDecodeError:
+        return [data.decode("latin-1")]
+
+
+def seconds_of(function, texts):
+    """Seconds to run a function over batches of texts."""
+    start = time.perf_counter()
+    for i in range(0, len(texts), BATCH):
+        function(texts[i : i + BATCH])
+    return time.perf_counter() - start
+
+
+def speed(arguments):
+    """Megabytes a second, interleaved, warm; and cold, of a tokenizer that was just loaded."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+    from peers import BpeTokenizer, word_level
+    from transformers import AutoTokenizer
+
+    from modeling_textae.data.corpora import load_corpus
+    from modeling_textae.evaluation.codebook import tokenizer_figures
+    from modeling_textae.evaluation.report import show_table
+    from modeling_textae.evaluation.texts import texts_of
+
+    torch.set_num_threads(1)
+    texts = [text for path in arguments.data_file for text in texts_of_file(path)]
+    size = sum(len(text.encode("utf-8")) for text in texts) / 1e6
+    seen = texts_of(load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"])
+    trained = {"BPE": BpeTokenizer.train(seen, SIZE), "word level": word_level(seen, SIZE)}
+    ours = {
+        "AutoEncoderTokenizer": AutoTokenizer.from_pretrained(arguments.tokenizer),
+        "AutoEncoderTokenizer, int8 encoder": AutoTokenizer.from_pretrained(arguments.tokenizer, int8_encoder=True),
+    }
+    functions = {
+        "BPE": trained["BPE"]._tokenizer.encode_batch,
+        "word level": trained["word level"].encode_batch,
+    } | {name: (lambda batch, t=tokenizer: t(batch, add_special_tokens=False)) for name, tokenizer in ours.items()}
+    cold = {name: seconds_of(function, texts) for name, function in functions.items()}
+    warm = {name: [] for name in functions}
+    for _ in range(arguments.rounds):
+        for name, function in functions.items():
+            warm[name].append(seconds_of(function, texts))
+    rows = []
+    for name in functions:
+        median = float(np.median(warm[name]))
+        figures = {}
+        if name != "word level":  # its unknowns are no tokens
+            figures = tokenizer_figures(trained.get(name) or ours[name], texts)
+        rows.append(
+            {
+                "tokenizer": name,
+                "cold, MB/s": size / cold[name],
+                "warm, MB/s": size / median,
+                "warm, times BPE": float(np.median(warm["BPE"])) / median,
+                "warm, times word level": float(np.median(warm["word level"])) / median,
+                "bytes a token": figures.get("bytes_per_token"),
+                "ids used": figures.get("ids_used_share"),
+            }
+        )
+    show_table(OUTPUT / "speed", "FSQ tokenizers: speed", rows)
+    show_table(OUTPUT / "parts", "FSQ tokenizers: parts", part_rows(ours, texts))
+
+
+def part_rows(ours, texts):
+    """What an uncached chunk costs in batches of 256, and decoding a token: cold, by the decoder, and by the table."""
+    import torch
+
+    from modeling_textae.evaluation.codebook import counted_chunks
+
+    chunks = [chunk.decode() for chunk in counted_chunks(texts[:500], 16)[0]][:8192]
+    rows = []
+    for name, tokenizer in ours.items():
+        start = time.perf_counter()
+        tokenizer._codes([chunk.encode() for chunk in chunks])
+        encoder = (time.perf_counter() - start) / len(chunks)
+        start = time.perf_counter()
+        tokenizer.encode_chunks(chunks)
+        whole = (time.perf_counter() - start) / len(chunks)
+        codes = tokenizer.kept[:4096]
+        start = time.perf_counter()
+        tokenizer._spell(codes)
+        decoder = (time.perf_counter() - start) / len(codes)
+        ids = [tokenizer(text)["input_ids"] for text in texts[:500]]
+        start = time.perf_counter()
+        for row in ids:
+            tokenizer.decode(row)
+        table = (time.perf_counter() - start) / sum(map(len, ids))
+        rows.append(
+            {
+                "tokenizer": name,
+                "encoder, ms a chunk": 1e3 * encoder,
+                "chunk to ids uncached, ms": 1e3 * whole,
+                "decoder, ms a token": 1e3 * decoder,
+                "table, ms a token": f"{1e3 * table:.6f}",
+                "threads": torch.get_num_threads(),
+            }
+        )
+    return rows
+
+
+def memory(arguments):
+    """Growth of resident memory over a process that has imported transformers and torch: loaded, and with full caches."""
+    import torch
+    import transformers
+
+    import modeling_textae  # noqa: F401 (registers the tokenizer)
+    from modeling_textae.evaluation.report import show_table
+
+    torch.set_num_threads(1)
+    torch.nn.Linear(64, 64)(torch.zeros(1, 64))  # what torch loads with its first product is not the tokenizer's
+    texts = [text for path in arguments.data_file for text in texts_of_file(path)]
+    before = resident()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.tokenizer)
+    rows = [{"state": "loaded", "MB over the process": resident() - before}]
+    for state in ("after one pass", "after three passes"):
+        for _ in range(1 if state == "after one pass" else 2):
+            seconds_of(tokenizer._texts_ids, texts)
+        cached = sum(len(c) + len(c.old) for c in (tokenizer._words, tokenizer._chunks))
+        rows.append({"state": state, "MB over the process": resident() - before, "strings remembered": cached})
+    show_table(OUTPUT / "memory", "FSQ tokenizers: memory", rows)
+
+
+def round_trip(arguments):
+    """Encode and decode every text of the given files; exit 1 where one does not come back."""
+    from tqdm.auto import tqdm
+    from transformers import AutoTokenizer
+
+    import modeling_textae  # noqa: F401 (registers the tokenizer)
+    from modeling_textae.data.corpora import split_passages
+    from modeling_textae.evaluation.report import show_table
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    rows = []
+    for path in arguments.data_file:
+        exact, size, tokens = 0, 0, 0
+        texts = texts_of_file(path)
+        # A file of one text is read in pieces of a megabyte, each a string of its own.
+        texts = [p for text in texts for p in (split_passages(text, 1_000_000) if len(text) > 1_000_000 else [text])]
+        for text in tqdm(texts, desc=Path(path).name, leave=False):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            exact += tokenizer.decode(ids) == text
+            size, tokens = size + len(text.encode("utf-8")), tokens + len(ids)
+        rows.append(
+            {
+                "file": Path(path).name,
+                "texts": len(texts),
+                "exact": exact,
+                "MB": size / 1e6,
+                "bytes a token": size / tokens,
+            }
+        )
+    show_table(OUTPUT / "round-trip", "FSQ tokenizers: round trip", rows)
+    return int(any(row["exact"] < row["texts"] for row in rows))
+
+
+def main():
+    """Run one of the three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "memory", "round-trip"])
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--data_file", nargs="+", required=True)
+    parser.add_argument("--train_file", nargs="+", default=[], help="what the peers learn from; of speed")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    if arguments.what == "speed" and not arguments.train_file:
+        parser.error("speed needs --train_file")
+    return {"speed": speed, "memory": memory, "round-trip": round_trip}[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
