@@ -31,15 +31,14 @@ CODEBOOKS = {
     for bits, levels in LEVELS.items()
     for kind in ("FSQ", "VQ")
 }
-WIDE = {"byte_embedding_size": 64, "encoder_hidden_size": 448}
 SHAPES = {
     "two codes, perceptrons": {},
     "decoder 64 wide": {"decoder_hidden_size": 64},
     "decoder 128 wide": {"decoder_hidden_size": 128},
     "decoder 256 wide": {"decoder_hidden_size": 256},
-    "448 wide": WIDE,
+    "without waves": {"num_frequencies": 0},
     "one code": {"num_codes": 1},
-    "two codes, convolutions": {"block_type": "conv", "byte_embedding_size": 64, "encoder_hidden_size": 256},
+    "two codes, convolutions": {"block_type": "conv", "decoder_hidden_size": 256},
 }
 
 

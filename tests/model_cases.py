@@ -279,7 +279,7 @@ CASES = [
         model_class=textae.FsqAutoencoderModel,
         auto_class=AutoModel,
         tokenizer_class=textae.AutoEncoderTokenizer,
-        config=lambda **fields: fsq_autoencoder_config(**{"vq_codes": 64, "vq_dim": 8} | fields),
+        config=lambda **fields: fsq_autoencoder_config(**{"vq_codes": 64, "vq_dim": 8, "num_frequencies": 1} | fields),
         inputs=fsq_chunk_inputs,
         output="logits",
         output_mask=lambda inputs, output: inputs["attention_mask"] == 1,

@@ -18,7 +18,7 @@ import modeling_textae as textae
 from modeling_textae.data.collators import FsqChunkCollator, FsqLanguageCollator
 from modeling_textae.evaluation.codebook import chunk_figures, neighbours, pruning_rows, run_report, tokenizer_figures
 from modeling_textae.evaluation.language import language_figures
-from modeling_textae.models.modeling_fsq_autoencoder import chunk_matrix
+from modeling_textae.models.modeling_fsq_autoencoder import chunk_matrix, waves
 from modeling_textae.models.quantization import FSQLayer
 from modeling_textae.training.codes import commonest_chunks, export_again, keep_codes
 
@@ -60,6 +60,13 @@ def test_the_convolutions_are_torchs_own():
     expected = encoder.norm(expected.mean(2))
     found = encoder(states, torch.ones(3, 16, 1, dtype=torch.bool))
     torch.testing.assert_close(found, expected)
+
+
+def test_waves_are_the_numbers_their_sines_and_their_cosines():
+    codes = torch.tensor([[0.5, -1.0]])
+    expected = [[0.5, -1, 1, 0, 0, -1, 0, 0, -1, 1]]  # numbers; sin and cos of half turns; of whole turns
+    torch.testing.assert_close(waves(codes, 2), torch.tensor(expected), atol=1e-6, rtol=0)
+    assert torch.equal(waves(codes, 0), codes)
 
 
 def test_the_seeds_shape_is_a_preset():

@@ -367,7 +367,7 @@ def test_from_chunks_to_codes_to_a_language_model_to_both_together(tmp_path, cap
     datasets.Dataset.from_dict({"text": [None, *texts[:50]]}).to_parquet(tmp_path / "train.parquet")
     datasets.Dataset.from_dict({"text": texts[50:]}).to_parquet(tmp_path / "held_out.parquet")
     files = ["--train_file", str(tmp_path / "train.parquet"), "--validation_file", str(tmp_path / "held_out.parquet")]
-    sizes = {"encoder_hidden_size": 48, "byte_embedding_size": 16, "levels": [8, 5, 5, 5]}
+    sizes = {"encoder_hidden_size": 48, "decoder_hidden_size": 48, "byte_embedding_size": 16, "levels": [8, 5, 5, 5]}
     trunk = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "token_embedding_size": None}
 
     def phase(name, folder, config, *arguments):

@@ -17,7 +17,7 @@ AUTO_MAP = {
 }
 AUTOENCODER_FIELDS = (
     "max_chunk_length", "levels", "num_codes", "bound_temperature", "vq_codes", "vq_dim", "block_type", "byte_embedding_size",
-    "encoder_hidden_size", "decoder_hidden_size", "num_blocks", "norm_eps",
+    "encoder_hidden_size", "decoder_hidden_size", "num_frequencies", "num_blocks", "norm_eps",
 )  # fmt: skip
 BLOCK_TYPES = ("mlp", "conv")
 FROZEN = ("autoencoder", "encoder", "nothing")
@@ -43,6 +43,8 @@ class FsqAutoencoderConfig(PreTrainedConfig):
         byte_embedding_size (`int`, defaults to 64): of each byte.
         encoder_hidden_size (`int`, defaults to 448): width of the encoder; with `conv`, of its last two convolutions.
         decoder_hidden_size (`int`, *optional*): width of the decoder; by default the encoder's.
+        num_frequencies (`int`, defaults to 0): waves, of whole numbers of half turns, by which the decoder reads each number of a
+            code beside the number itself; they set apart what lies near each other.
         num_blocks (`int`, defaults to 1): residual blocks of each half, after the first layer; `mlp` only.
         length_loss_weight (`float`, defaults to 1): of the chunk's length beside its bytes.
         norm_momentum (`float`, defaults to 0.9): what running mean and variance before the quantizer keep at a step.
@@ -90,6 +92,7 @@ class FsqAutoencoderConfig(PreTrainedConfig):
     byte_embedding_size: int = 64
     encoder_hidden_size: int = 448
     decoder_hidden_size: int | None = None
+    num_frequencies: int = 0
     num_blocks: int = 1
     length_loss_weight: float | int = 1.0
     norm_momentum: float | int = 0.9
@@ -126,7 +129,8 @@ class FsqAutoencoderConfig(PreTrainedConfig):
         optional = ("decoder_hidden_size", "vq_codes", "num_key_value_heads", "token_embedding_size")
         check_sizes(self, [name for name in optional if getattr(self, name) is not None])
         check_positive(self, ("bound_temperature", "norm_eps", "initializer_range", "rope_theta"))
-        check_not_negative(self, ("num_blocks", "length_loss_weight", "commitment_weight", "reconstruction_weight"))
+        check_not_negative(self, ("num_blocks", "num_frequencies", "length_loss_weight", "commitment_weight"))
+        check_not_negative(self, ("reconstruction_weight",))
         check_rates(self, ("norm_momentum",))
         if not self.levels or min(self.levels) < 2:
             raise ValueError(f"levels {self.levels} are too few: accepted are lists of numbers from 2")
@@ -167,4 +171,10 @@ class FsqAutoencoderConfig(PreTrainedConfig):
     @classmethod
     def nano(cls, **kwargs):
         """Two codes of 22 bits; the autoencoder and the language model train on two CPU cores in an hour each."""
-        return cls(**{"byte_embedding_size": 32, "encoder_hidden_size": 384, "token_embedding_size": 48} | kwargs)
+        sizes = {
+            "byte_embedding_size": 32,
+            "encoder_hidden_size": 256,
+            "decoder_hidden_size": 512,
+            "num_frequencies": 2,
+        }
+        return cls(**sizes | {"token_embedding_size": 40} | kwargs)

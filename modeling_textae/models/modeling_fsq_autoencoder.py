@@ -163,6 +163,27 @@ class CharacterEncoder(nn.Module):
         return self.norm(values, self.proj.weight).unflatten(-1, (self.num_codes, -1))
 
 
+def waves(codes, number):
+    """Numbers and the sines and cosines of so many whole multiples of half a turn each, side by side.
+
+    Source: Tancik et al. 2020, "Fourier features let networks learn high frequency functions in low dimensional domains",
+    section 4, with whole multiples instead of random ones.
+
+    Args:
+        codes (`torch.FloatTensor` of shape `(batch, numbers)`), number (`int`).
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch, (1 + 2 * number) * numbers)`.
+    """
+    turns = [math.pi * i * codes for i in range(1, number + 1)]
+    return torch.cat([codes, *(wave for turn in turns for wave in (turn.sin(), turn.cos()))], dim=1)
+
+
+def width_of_waves(config):
+    """How many numbers [`waves`] makes of a chunk's codes."""
+    return (1 + 2 * config.num_frequencies) * config.num_codes * config.code_size
+
+
 class PerceptronDecoder(nn.Module):
     """Codes through a perceptron to all bytes of a chunk at once.
 
@@ -172,13 +193,13 @@ class PerceptronDecoder(nn.Module):
 
     def __init__(self, config, width):
         super().__init__()
-        self.layers = perceptron(config.num_codes * config.code_size, config, width)
+        self.layers = perceptron(width_of_waves(config), config, width)
         self.proj = nn.Linear(width, config.max_chunk_length * config.byte_embedding_size)
         self.length = nn.Linear(width, config.max_chunk_length + 1)
         self.embedding_size = config.byte_embedding_size
 
     def forward(self, codes):
-        """Codes, shape `(batch, num_codes * code_size)`, to states of the bytes, shape
+        """Waves of codes, shape `(batch, width)`, to states of the bytes, shape
         `(batch, max_chunk_length, byte_embedding_size)`, and scores of the length, shape `(batch, max_chunk_length + 1)`."""
         states = self.layers(codes)
         return self.proj(states).unflatten(-1, (-1, self.embedding_size)), self.length(states)
@@ -194,7 +215,7 @@ class ConvolutionDecoder(nn.Module):
     def __init__(self, config, width):
         super().__init__()
         places = config.max_chunk_length // 4
-        self.start = nn.Linear(config.num_codes * config.code_size, places * width)
+        self.start = nn.Linear(width_of_waves(config), places * width)
         self.up = nn.ModuleList([nn.Linear(width, 2 * width), nn.Linear(width // 2, 4 * config.byte_embedding_size)])
         self.length = nn.Linear(places * width, config.max_chunk_length + 1)
         self.places = places
@@ -218,13 +239,14 @@ class VectorDecoder(nn.Module):
         super().__init__()
         width = config.decoder_hidden_size or config.encoder_hidden_size
         self.layers = (ConvolutionDecoder if config.block_type == "conv" else PerceptronDecoder)(config, width)
+        self.num_frequencies = config.num_frequencies
         self.norm = nn.RMSNorm(config.byte_embedding_size, eps=config.norm_eps)
         self.byte_head = nn.Linear(config.byte_embedding_size, NUM_BYTES)
 
     def forward(self, codes):
         """Codes, shape `(batch, num_codes, code_size)`, to what `byte_head` reads of each byte, shape
         `(batch, max_chunk_length, byte_embedding_size)`, and scores of the length, shape `(batch, max_chunk_length + 1)`."""
-        states, length_scores = self.layers(codes.flatten(1))
+        states, length_scores = self.layers(waves(codes.flatten(1), self.num_frequencies))
         return self.norm(states), length_scores
 
 
@@ -376,7 +398,7 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
         if distances is not None:
             drawn = distances.sum(1).masked_fill(told < 0, 0).sum()
             total = torch.as_tensor(num_items_in_batch, device=drawn.device).clamp(min=1)
-            parts["commitment_loss"] = self.config.commitment_weight * drawn / total
+            parts["commitment_loss"] = self.config.commitment_weight * drawn / self.config.vq_dim / total
         right = torch.ones_like(asked)
         right[asked] = logits.detach().argmax(-1) == wanted
         whole = right.all(1) & (length_logits.argmax(-1) == told)
