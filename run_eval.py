@@ -42,7 +42,14 @@ from modeling_textae import (
 from modeling_textae.cards import auto_class
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
-from modeling_textae.evaluation.codebook import chunk_report, growth_rows, neighbours, plot_codebook, pruning_rows
+from modeling_textae.evaluation.codebook import (
+    chunk_report,
+    growth_rows,
+    neighbours,
+    plot_codebook,
+    pruning_rows,
+    rate_rows,
+)
 from modeling_textae.evaluation.codebook import run_report as codebook_report
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.masked_language import (
@@ -55,7 +62,7 @@ from modeling_textae.evaluation.masked_language import (
 )
 from modeling_textae.evaluation.ngrams import TokenCounts
 from modeling_textae.evaluation.plots import plot_packing, plot_training
-from modeling_textae.evaluation.rate_distortion import rate_distortion, token_rate_distortion
+from modeling_textae.evaluation.rate_distortion import compressor_rows, rate_distortion, token_rate_distortion
 from modeling_textae.evaluation.reconstruction import reconstruction_report, reconstruction_rows
 from modeling_textae.evaluation.report import figure, report_file, table, write_report
 from modeling_textae.evaluation.texts import sample_passages, texts_of
@@ -148,6 +155,9 @@ class TokensArguments:
     )
     samples: int = field(default=5000, metadata={"help": "Samples at most."})
     length: int = field(default=512, metadata={"help": "Tokens of a sample."})
+    token_list: str | None = field(
+        default=None, metadata={"help": "token_list.json of the run that trained an FSQ autoencoder, to measure on."}
+    )
     rarest: float = field(
         default=0.1, metadata={"help": "Share of the training tokens, the rarest, that no sample has."}
     )
@@ -310,6 +320,11 @@ def rate_distortion_table(arguments):
     model, tokenizer = load(arguments.checkpoint)
     if not (model.has_bottleneck and model.has_decoder):
         raise ValueError(f"{type(model).__name__} stores no latents: it has no rate")
+    if model.config.model_type == FsqAutoencoderConfig.model_type:
+        model, tokenizer = load(arguments.checkpoint, auto_class(arguments.checkpoint))
+        rows = rate_rows(model, tokenizer, passages)
+        rows += [{name: row[name] for name in rows[0]} for row in compressor_rows(passages)]
+        return {"rows": rows}, f"{head} Everything comes back exactly.\n\n{table(rows, list(rows[0]))}"
     measure = token_rate_distortion if model.config.model_type == CtaConfig.model_type else rate_distortion
     rows = measure(model, tokenizer, passages, arguments.batch_size)
     return {"rows": rows}, f"{head}\n\n{table(rows, list(rows[0]))}"
@@ -320,7 +335,8 @@ def codebook(arguments):
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
     model = AutoModel.from_pretrained(arguments.checkpoint, dtype="float32", use_safetensors=True).eval()
     texts = held_out_texts(arguments)
-    report = chunk_report(model, tokenizer, texts)
+    listed = json.loads(Path(arguments.token_list).read_text()) if arguments.token_list else []
+    report = chunk_report(model, tokenizer, texts, [token.encode("latin-1") for token in listed])
     pruning, growth = pruning_rows(tokenizer, texts), growth_rows(tokenizer, texts)
     uses = np.bincount([i for row in encoded_rows(tokenizer, texts) for i in row], minlength=len(tokenizer))
     picture = report_file(arguments.output, ".png")
@@ -338,7 +354,7 @@ def codebook(arguments):
         body.append(
             f"Share of the codes whose string never occurs in the training text: {figure(report['unseen_share'])}."
         )
-    columns = {name: report[name] for name in ("chunks", "tokens") if name in report}
+    columns = {name: report[name] for name in ("chunks", "token_list") if name in report}
     rows = [{"figure": n.replace("_", " ")} | {c: v[n] for c, v in columns.items()} for n in report["chunks"]]
     body += ["", table(rows, ["figure", *columns]), ""]
     rows = [{"figure": name.replace("_", " "), "value": value} for name, value in report["tokenizer"].items()]

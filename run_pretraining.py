@@ -28,10 +28,10 @@ def finished(recipe):
     return path.is_file() and not recipe.differing(json.loads(path.read_text()).get("fields", {}))
 
 
-def report_run(recipe, trainer, passages):
+def report_run(recipe, trainer, passages, **kwargs):
     """Measure the trained model on held-out text; write the report and the picture, and print them."""
     output = Path(recipe.training.output_dir)
-    figures, lines = run_report(trainer.model.eval(), trainer.processing_class, passages)
+    figures, lines = run_report(trainer.model.eval(), trainer.processing_class, passages, **kwargs)
     lines.insert(0, f"validation passages: {len(passages)} of at most {recipe.data.passage_length} bytes")
     setpoint = recipe.noise.loss_setpoint if recipe.noise.noise == "pid" else None
     plot_training(trainer.state.log_history, output / "training.png", setpoint)
@@ -51,6 +51,8 @@ def make_tokenizer(recipe, corpus, trainer):
         print(
             f"of {found['candidates']} strings {found['owned']} are owned by their codes; {found['kept']} become tokens"
         )
+        if not found["kept"]:
+            print("run_pretraining: no code decodes to its string yet: the tokenizer is of bare bytes", file=sys.stderr)
     elif recipe.family.needs_tokenizer and recipe.config.frozen != "autoencoder":
         tokenizer = export_again(model, tokenizer)
     return tokenizer
@@ -101,7 +103,8 @@ def main(arguments=None):
         trainer.processing_class = make_tokenizer(recipe, corpus, trainer)
         trainer.save_model(training.output_dir)
         trainer.state.save_to_json(str(Path(training.output_dir) / "trainer_state.json"))
-        report_run(recipe, trainer, passages)
+        listed = {"tokens": corpus.passages.tokens} if recipe.family.reads_chunks else {}
+        report_run(recipe, trainer, passages, **listed)
     return 0
 
 

@@ -38,6 +38,11 @@ def test_long_words_are_cut_between_characters():
     assert [len(part.encode()) for part in cut("日本" * 4, 16)] == [15, 9]
 
 
+def test_chunks_that_cannot_hold_a_character_are_refused():
+    with pytest.raises(ValueError, match="chunks of 3 bytes"):
+        cut("🙂", 3)
+
+
 def brute_force(data, tokens):
     """The fewest tokens by trying all ways to split."""
     best = None

@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaModel,
     Trainer,
     TrainingArguments,
@@ -85,7 +86,11 @@ def test_no_tensor_is_as_large_as_the_codebook():
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [(torch.zeros(1, 17, dtype=torch.long), "chunk of 17 bytes"), (torch.tensor([[256]]), "id 256 is no byte")],
+    [
+        (torch.zeros(1, 17, dtype=torch.long), "chunk of 17 bytes"),
+        (torch.tensor([[256]]), "id 256 is no byte"),
+        (torch.tensor([[-1]]), "id -1 is no byte"),
+    ],
 )
 def test_what_is_no_chunk_is_refused(ids, message):
     model = textae.FsqAutoencoderModel(fsq_autoencoder_config()).eval()
@@ -103,6 +108,7 @@ def test_what_is_no_chunk_is_refused(ids, message):
         {"num_key_value_heads": 3},
         {"norm_momentum": 1.0},
         {"num_codes": 0},
+        {"max_chunk_length": 3},
     ],
 )
 def test_configurations_that_cannot_be_are_refused(fields):
@@ -207,6 +213,42 @@ def test_the_language_loss_is_transformers_own():
     torch.testing.assert_close(output.loss, expected)
 
 
+def test_padding_moves_no_statistics_in_joint_training():
+    model, tokenizer = language_model(frozen="nothing", reconstruction_weight=0.5)
+    before = {name: buffer.clone() for name, buffer in model.model.named_buffers()}
+    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:300]}, {"text": "the sea"}])
+    alone = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": "the sea"}])
+    for _ in range(3):
+        padded = model.train()(**batch)
+    for name, buffer in model.model.named_buffers():
+        assert torch.equal(buffer, before[name])
+    length = alone["input_ids"].shape[1]
+    torch.testing.assert_close(padded.logits[1, :length], model(**alone).logits[0], atol=1e-4, rtol=1e-4)
+    # Its weights may have moved: until it is exported again, no tokenizer is the model's.
+    with pytest.raises(ValueError, match="fingerprint"):
+        model.check_tokenizer(tokenizer)
+
+
+def test_any_llama_trains_on_the_tokenizer_and_loads_with_it(tmp_path):
+    tokenizer = trained_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+    rows = [{"text": TEXT[i : i + 120]} for i in range(0, 480, 60)]
+    arguments = TrainingArguments(
+        str(tmp_path / "run"), max_steps=60, learning_rate=1e-2, use_cpu=True, report_to="none",
+        remove_unused_columns=False, disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    Trainer(model, arguments, train_dataset=rows, data_collator=FsqLanguageCollator(tokenizer)).train()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    writer = pipeline("text-generation", model=str(tmp_path))
+    assert type(writer.tokenizer) is textae.AutoEncoderTokenizer
+    assert writer("The river runs", max_new_tokens=4, do_sample=False)[0]["generated_text"].startswith(
+        "The river runs to"
+    )
+
+
 def test_missing_inputs_are_refused():
     model, tokenizer = language_model(frozen="nothing", reconstruction_weight=0.5)
     batch = FsqLanguageCollator(tokenizer)([{"text": "the sea"}])
@@ -286,13 +328,16 @@ def test_the_autoencoder_loads_out_of_a_language_models_folder(trained_language_
     assert model.reconstruct(["the sea"], tokenizer) == ["the sea"]
 
 
-def test_stock_lm_eval_scores_it_as_the_model_does(trained_language_model):
+def test_stock_lm_eval_scores_it_as_the_model_does(trained_language_model, tmp_path):
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
     tokenizer = AutoTokenizer.from_pretrained(trained_language_model)
     model = AutoModelForCausalLM.from_pretrained(trained_language_model).eval()
     # A token over the edge of context and answer would be scored as neither.
     tokenizer = tokenizer.without_spans()
-    backend = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    tokenizer.save_pretrained(tmp_path)
+    backend = huggingface.HFLM(
+        pretrained=str(trained_language_model), tokenizer=str(tmp_path), batch_size=2, device="cpu"
+    )
     requests = [("The river runs", " to the sea"), ("the end", " of the land")]
     from lm_eval.api.instance import Instance
 

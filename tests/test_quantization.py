@@ -143,15 +143,17 @@ def test_codebook_starts_from_k_means_and_dead_codes_start_anew():
     torch.manual_seed(0)
     centres = torch.tensor([[5.0, 0], [-5, 0], [0, 5], [0, -5]])
     vectors = centres.repeat(25, 1) + 0.01 * torch.randn(100, 2)
-    quantizer, parameter = VectorQuantizer(4, 2, dead_usage=0.5), nn.Parameter(torch.zeros(1))
+    quantizer, parameter = VectorQuantizer(4, 2, dead_usage=0.1), nn.Parameter(torch.zeros(1))
     quantizer(vectors, parameter)
     assert (vectors - quantizer.codebook[quantizer.nearest(vectors)]).norm(dim=1).mean() < 3
     with torch.no_grad():
         quantizer.codebook[0] = torch.tensor([90.0, 90])  # far from all: nobody's nearest
-        quantizer.averages[0], quantizer.usage[0] = quantizer.codebook[0], 0.1
+        quantizer.averages[0], quantizer.usage[0] = 0.01 * quantizer.codebook[0], 0.01
         for _ in range(3):
             parameter.add_(1)
             quantizer(vectors, parameter)
+    # It begins again at a vector that was there, not anywhere.
+    assert (vectors - quantizer.codebook[0]).norm(dim=1).min() < 1e-2
     assert quantizer.codebook.abs().max() < 6
     assert quantizer.margins(vectors).shape == (100,)
     assert torch.equal(quantizer.indices(vectors), quantizer.nearest(vectors))

@@ -429,6 +429,7 @@ def test_from_chunks_to_codes_to_a_language_model_to_both_together(tmp_path, cap
         (["--family", "fsq_autoencoder", "--chunk_temper", "-1"], "chunk_temper -1.0 is negative"),
         (["--family", "fsq_autoencoder", "--noise_rate", "0.1"], "has no noise"),
         (["--family", "fsq_autoencoder", "--streaming", "true", "--max_steps", "3"], "leave --streaming out"),
+        (["--family", "fsq_autoencoder", "--max_tokens", "9"], "leave --max_tokens out"),
         (["--kept_codes", "5"], "kept_codes is for fsq_autoencoder"),
         (["--with_bytes", "true"], "with_bytes is for fsq_autoencoder_lm"),
     ],

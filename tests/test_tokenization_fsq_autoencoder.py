@@ -1,6 +1,9 @@
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import datasets
@@ -21,7 +24,7 @@ from modeling_textae.models.tokenization_fsq_autoencoder import Cache
 
 HARD = [
     "", " ", "   ", "\x00", "a\x00b", "\n\n\n", "e\u0301\u0302", "\u0301", "🙂👩‍👩‍👧", "שלום עולם", "日本語", "<eos> <pad>",
-    "x" * 5000, "The river of the land", " of the of the", "\u200b\ufeff", "\r\n\t", "�",
+    "x" * 1_000_000, "The river of the land", " of the of the", "\u200b\ufeff", "\r\n\t", "�",
 ]  # fmt: skip
 
 
@@ -50,8 +53,11 @@ def test_every_string_round_trips(text):
 
 
 def test_a_lone_surrogate_raises_with_its_place(tokenizer):
-    with pytest.raises(UnicodeEncodeError, match="position"):
+    with pytest.raises(UnicodeEncodeError, match="position 2:"):
         tokenizer("a \ud800")
+    with pytest.raises(ValueError, match="more than 16 bytes"):
+        tokenizer.encode_chunks(["x" * 17])
+    assert tokenizer.encode_chunks([]) == []
 
 
 def test_the_encoder_gives_every_token_that_the_table_has(tokenizer):
@@ -60,8 +66,8 @@ def test_the_encoder_gives_every_token_that_the_table_has(tokenizer):
     for i, string in enumerate(strings, start=261):
         codes, _ = tokenizer._codes([string])
         assert (codes == tokenizer.kept[i - 261]).all()
-        # The encoder path, asked of this one chunk alone, is the table's entry.
-        assert tokenizer.encode_chunks([string.decode()]) == [(i,)]
+        # The encoder path alone gives the table's entry.
+        assert tokenizer._owned([string]) == [i]
 
 
 def test_ids_are_the_fewest_that_spell_each_chunk(tokenizer):
@@ -98,6 +104,13 @@ def test_nothing_depends_on_batch_cache_thread_or_precision(tokenizer, tmp_path)
         assert list(pool.map(lambda text: fresh[1](text)["input_ids"], texts)) == expected
     int8 = AutoTokenizer.from_pretrained(tmp_path, int8_encoder=True)
     assert int8(texts)["input_ids"] == expected
+    # Which int8 products often round as float32 does; where they do not, the table corrects them.
+    owned = np.array(int8._owned(int8.strings()))
+    assert ((owned == np.arange(261, len(int8))) | (owned == -1)).all()
+    assert (owned >= 0).mean() > 0.3
+    hashed = Hasher.hash(int8)
+    assert pickle.loads(pickle.dumps(int8))(texts)["input_ids"] == expected
+    assert Hasher.hash(int8) == hashed
 
 
 def test_the_cache_is_bounded_and_remembers_the_last():
@@ -114,6 +127,10 @@ def test_the_cache_is_bounded_and_remembers_the_last():
     assert len(cache) + len(cache.old) <= 8
     assert cache.find(list("ghijklmnop"), make) == list("GHIJKLMNOP")
     assert len(cache) + len(cache.old) <= 8
+    made.clear()
+    assert cache.find(["p", "x" * 65], make) == ["P", "X" * 65]  # of many, the last are kept; long strings never
+    assert made == ["x" * 65]
+    assert "x" * 65 not in cache
 
 
 def test_pickling_drops_the_cache_so_that_datasets_fingerprints_stay(tokenizer, tmp_path):
@@ -168,6 +185,57 @@ def test_files_that_do_not_belong_together_are_refused(tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"lacks encoder\.proj\.weight"):
         textae.AutoEncoderTokenizer(str(path))
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("state", ["autocast", "precision", "dtype"])
+def test_the_table_does_not_turn_on_the_callers_settings(state, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    try:
+        if state == "precision":
+            torch.set_float32_matmul_precision("medium")
+        if state == "dtype":
+            torch.set_default_dtype(torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=state == "autocast"):
+            loaded = AutoTokenizer.from_pretrained(tmp_path)
+            assert loaded(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
+            assert (loaded._codes(loaded.strings())[0] == tokenizer.kept).all()
+        assert torch.get_float32_matmul_precision() == ("medium" if state == "precision" else "highest")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.set_default_dtype(torch.float32)
+
+
+FORKED = """
+import sys, torch, datasets
+torch.set_num_threads(2)
+import modeling_textae
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+tokenizer.autoencoder.encoder(torch.zeros(4096, 16, dtype=torch.long), torch.ones(4096))
+rows = datasets.Dataset.from_dict({"text": [f"river {i} sea" for i in range(600)]})
+mapped = rows.map(lambda batch: tokenizer(batch["text"]), batched=True, batch_size=300, num_proc=2)
+assert mapped[599]["input_ids"] == tokenizer("river 599 sea")["input_ids"]
+"""
+
+
+def test_forked_processes_tokenize_after_the_parent_has_used_threads(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", FORKED, str(tmp_path)], check=True, timeout=120, env=environment)
+
+
+def test_a_file_keeps_its_fingerprint_whatever_fields_its_configuration_names(tokenizer, tmp_path):
+    """As one that an older version of this package wrote."""
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.safetensors"
+    with safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    del config["num_frequencies"]
+    save_file(load_file(path), path, metadata={"config": json.dumps(config)})
+    older = textae.AutoEncoderTokenizer(str(path))
+    older.save_pretrained(tmp_path / "again")
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").fingerprint == older.fingerprint
+    assert older(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
 
 
 def test_loading_leaves_the_random_state_alone(tokenizer, tmp_path):

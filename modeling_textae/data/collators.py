@@ -342,6 +342,10 @@ class FsqLanguageCollator:
     def __init__(self, tokenizer, rate=0.0, seed=0, max_length=None, with_bytes=False):
         self.tokenizer, self.max_length, self.seed = tokenizer, max_length, seed
         self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
+        if (self.noise_rate(0) or with_bytes) and not hasattr(tokenizer, "without_spans"):
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no spans and no bytes of tokens: an AutoEncoderTokenizer has"
+            )
         self.token_bytes = torch.from_numpy(tokenizer.token_bytes()) if with_bytes else None
         self.collated = 0
 

@@ -25,8 +25,8 @@ def chunk_figures(model, chunks, counts, batch_size=2048):
 
     Returns:
         `dict`: `chunks` and `distinct_chunks`; `byte_accuracy`; `exact_chunks`, bytes and length; `perplexity` a byte;
-        `distinct_codes` for each distinct chunk; and `level_use`, the entropy of the quantizer's numbers over that of even
-        use, mean over numbers (of a learned codebook: the share of its codes in use).
+        `distinct_codes` for each distinct chunk; `codes_used`, of all that the quantizer has; and `level_use`, the entropy of
+        FSQ's numbers over that of even use, mean over numbers.
     """
     counts = torch.as_tensor(np.asarray(counts), dtype=torch.float64)
     right, exact, nats, codes = [], [], [], []
@@ -52,22 +52,19 @@ def chunk_figures(model, chunks, counts, batch_size=2048):
         "exact_chunks": float(weighted[1] / counts.sum()),
         "perplexity": float(torch.exp(weighted[2] / size)),
         "distinct_codes": len(codes.unique(dim=0)) / len(chunks),
-        "level_use": level_use(model, codes),
+        "codes_used": len(codes.unique()) / model.config.codebook_size,
+        "level_use": None if model.config.vq_codes else level_use(model.config.levels, codes),
     }
 
 
-def level_use(model, indices):
-    """How evenly codes use the quantizer's levels, or how much of a learned codebook they use, 0 to 1."""
-    config = model.config
-    if config.vq_codes:
-        return len(indices.unique()) / config.vq_codes
-    shares = []
-    digits = indices
-    for levels in config.levels:
-        for column in (digits % levels).T:
-            p = torch.bincount(column, minlength=levels).double() / len(column)
-            shares.append(float(torch.special.entr(p).sum() / np.log(levels)))
-        digits = digits // levels
+def level_use(levels, indices):
+    """How evenly codes of these numbers, shape `(n, num_codes)`, use each of the levels, 0 to 1."""
+    shares, digits = [], indices
+    for number in levels:
+        for column in (digits % number).T:
+            p = torch.bincount(column, minlength=number).double() / len(column)
+            shares.append(float(torch.special.entr(p).sum() / np.log(number)))
+        digits = digits // number
     return float(np.mean(shares))
 
 
@@ -192,26 +189,53 @@ def counted_chunks(texts, longest):
     return [chunk.encode("utf-8") for chunk in counts], list(counts.values())
 
 
-def chunk_report(model, tokenizer, texts):
+def chunk_report(model, tokenizer, texts, tokens=()):
     """All figures of an autoencoder and its tokenizer on held-out texts.
 
+    Args:
+        model ([`FsqAutoencoderModel`]), tokenizer ([`AutoEncoderTokenizer`]), texts (`list[str]`).
+        tokens (`list[bytes]`): the strings that were chosen as worth a token, whether or not they became one.
+
     Returns:
-        `dict`: `chunks` of [`chunk_figures`], at the frequency of the texts; `tokens`, the same of the strings of all ids;
-        and `tokenizer` of [`tokenizer_figures`].
+        `dict`: `chunks` of [`chunk_figures`], at the frequency of the texts; `token_list`, the same of the chosen strings; and
+        `tokenizer` of [`tokenizer_figures`].
     """
     report = {"chunks": chunk_figures(model, *counted_chunks(texts, model.config.max_chunk_length))}
-    strings = tokenizer.strings()
-    if strings:
-        report["tokens"] = chunk_figures(model, strings, [1] * len(strings))
+    if len(tokens):
+        report["token_list"] = chunk_figures(model, tokens, [1] * len(tokens))
     return report | {"tokenizer": tokenizer_figures(tokenizer, texts)}
 
 
-def run_report(model, tokenizer, passages):
+def rate_rows(model, tokenizer, passages):
+    """What it takes to store passages as codes or as ids; all come back exactly.
+
+    Args:
+        model ([`FsqAutoencoderModel`] or [`FsqAutoencoderForCausalLM`]), tokenizer ([`AutoEncoderTokenizer`]).
+        passages (`list[str]`): held-out text.
+
+    Returns:
+        `list[dict]`: `what` and `bits per byte of text`.
+    """
+    rows = tokenizer(passages, add_special_tokens=False)["input_ids"]
+    uses = np.bincount([i for row in rows for i in row], minlength=len(tokenizer))
+    p, size = uses[uses > 0] / uses.sum(), sum(len(text.encode("utf-8")) for text in passages)
+    bits = {
+        "ids, log2 of their number": np.log2(len(tokenizer)) * uses.sum(),
+        "ids, entropy code": -(p * np.log2(p)).sum() * uses.sum(),
+    }
+    if hasattr(model, "trunk"):
+        figures = language_figures(model, tokenizer, passages)
+        bits["ids, under the language model"] = figures["bits_per_byte"] * size
+    return [{"what": what, "bits per byte of text": float(value / size)} for what, value in bits.items()]
+
+
+def run_report(model, tokenizer, passages, tokens=()):
     """What a training run reports of its model on held-out passages: of chunks, or, of a language model, of the next token.
 
     Args:
         model ([`FsqAutoencoderModel`] or [`FsqAutoencoderForCausalLM`]), tokenizer ([`AutoEncoderTokenizer`]).
         passages (`list[str]`).
+        tokens (`list[bytes]`): as of [`chunk_report`].
 
     Returns:
         `tuple[dict, list[str]]`: the figures, and lines to print.
@@ -222,11 +246,13 @@ def run_report(model, tokenizer, passages):
             f"bits per byte: {figure(figures['bits_per_byte'])}",
             f"bytes per token: {figure(figures['bytes_per_token'])}",
         ]
-    report = chunk_report(model, tokenizer, passages)
-    chunks, tokens = report["chunks"], report["tokenizer"]
+    report = chunk_report(model, tokenizer, passages, tokens)
+    chunks, made = report["chunks"], report["tokenizer"]
     lines = [
         f"chunks at the text's frequency: byte accuracy {figure(chunks['byte_accuracy'])}, "
         f"exact {figure(chunks['exact_chunks'])}, perplexity {figure(chunks['perplexity'])}",
-        f"tokenizer: {len(tokenizer)} ids, {figure(tokens['bytes_per_token'])} bytes a token",
+        f"tokenizer: {len(tokenizer)} ids, {figure(made['bytes_per_token'])} bytes a token",
     ]
+    if "token_list" in report:
+        lines.append(f"of {len(tokens)} strings worth a token, exact: {figure(report['token_list']['exact_chunks'])}")
     return report, lines

@@ -15,7 +15,7 @@ def language_figures(model, tokenizer, passages, batch_size=16):
     Other ways to tokenize a passage would add to its probability: this is an upper bound of its bits, as for every tokenizer.
 
     Args:
-        model: any causal language model.
+        model: any causal language model; of one that knows its tokenizer's fingerprint, another tokenizer raises `ValueError`.
         tokenizer: its tokenizer, with a `<bos>` and a padding token.
         passages (`list[str]`).
         batch_size (`int`, defaults to 16).
@@ -23,6 +23,8 @@ def language_figures(model, tokenizer, passages, batch_size=16):
     Returns:
         `dict`: `bits_per_byte`, `bytes_per_token`, `bits_per_token`, `bytes` and `tokens`.
     """
+    if hasattr(model, "check_tokenizer"):
+        model.check_tokenizer(tokenizer)
     nats, tokens, size = 0.0, 0, 0
     for _, batch in batches(passages, batch_size, "scoring"):
         rows = [[tokenizer.bos_token_id, *ids] for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]]

@@ -10,14 +10,15 @@ REPORTS = {
 }
 
 
-def run_report(model, tokenizer, passages):
+def run_report(model, tokenizer, passages, **kwargs):
     """Measure a trained model on held-out passages in the way of its family.
 
     Args:
         model ([`TextAutoencoder`]), tokenizer: as trained.
         passages (`list[str]`).
+        kwargs: what the family's report takes besides.
 
     Returns:
         `tuple[dict, list[str]]`: the figures, and lines to print.
     """
-    return REPORTS[model.config.model_type](model, tokenizer, passages)
+    return REPORTS[model.config.model_type](model, tokenizer, passages, **kwargs)

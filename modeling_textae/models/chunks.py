@@ -41,7 +41,9 @@ def chunks_of(text, longest=MAX_CHUNK_LENGTH):
 
 
 def cut(chunk, longest=MAX_CHUNK_LENGTH):
-    """Parts of a long chunk, each of as many whole characters as fit into `longest` bytes."""
+    """Parts of a long chunk, each of as many whole characters as fit into `longest` bytes; raises `ValueError` below 4."""
+    if longest < 4:
+        raise ValueError(f"chunks of {longest} bytes cannot hold every character: accepted is 4 and above")
     data, parts, start = chunk.encode("utf-8"), [], 0
     while start < len(data):
         end = min(start + longest, len(data))

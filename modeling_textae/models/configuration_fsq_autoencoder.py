@@ -55,7 +55,7 @@ class FsqAutoencoderConfig(PreTrainedConfig):
             num_key_value_heads (`int`, *optional*), intermediate_size (`int`, defaults to 344),
             max_position_embeddings (`int`, defaults to 1024), rope_theta (`float`, defaults to 10000): of its Llama trunk.
         token_embedding_size (`int`, *optional*): of the table of tokens, where smaller than `hidden_size`.
-        code_embeddings (`bool`, defaults to `True`): add a projection of its code to each token's embedding, and to its score.
+        code_embeddings (`bool`, defaults to `True`): add a projection of its code to each token's embedding.
         frozen (`str`, defaults to `"autoencoder"`): what language modelling leaves alone: `autoencoder`, `encoder` or `nothing`.
         reconstruction_weight (`float`, defaults to 0): of the loss with which the decoder spells the next chunk out of the
             trunk's states.
@@ -77,8 +77,8 @@ class FsqAutoencoderConfig(PreTrainedConfig):
 
     model_type = "fsq_autoencoder"
     keys_to_ignore_at_inference = [
-        "latents", "indices", "length_logits", "byte_loss", "length_loss", "commitment_loss", "language_loss",
-        "reconstruction_loss", "byte_accuracy", "chunk_accuracy", "past_key_values",
+        "latents", "indices", "length_logits", "past_key_values", "byte_loss", "length_loss", "commitment_loss",
+        "language_loss", "reconstruction_loss", "byte_accuracy", "chunk_accuracy", "byte_perplexity", "code_use",
     ]  # fmt: skip
 
     max_chunk_length: int = 16
@@ -138,6 +138,10 @@ class FsqAutoencoderConfig(PreTrainedConfig):
             raise ValueError(f"block_type {self.block_type!r} is unknown: accepted are {', '.join(BLOCK_TYPES)}")
         if self.frozen not in FROZEN:
             raise ValueError(f"frozen {self.frozen!r} is unknown: accepted are {', '.join(FROZEN)}")
+        if self.max_chunk_length < 4:
+            raise ValueError(
+                f"max_chunk_length {self.max_chunk_length} cannot hold every character: accepted is 4 and above"
+            )
         if self.block_type == "conv" and self.max_chunk_length % 4:
             raise ValueError(f"max_chunk_length {self.max_chunk_length} must be a multiple of 4 for convolutions")
         if self.hidden_size % (2 * self.num_attention_heads):

@@ -37,6 +37,8 @@ class FsqAutoencoderOutput(AutoencoderOutput):
             codebook.
         byte_accuracy (`torch.FloatTensor` of shape `()`): share of the labels that score best.
         chunk_accuracy (`torch.FloatTensor` of shape `()`): share of the labelled chunks whose bytes and length all do.
+        byte_perplexity (`torch.FloatTensor` of shape `()`): of the labels of this batch.
+        code_use (`torch.FloatTensor` of shape `()`): distinct codes over chunks in this batch.
         logits (`torch.FloatTensor` of shape `(batch, length, 256)`): scores of each byte.
         length_logits (`torch.FloatTensor` of shape `(batch, max_chunk_length + 1)`): scores of each length from 0.
         latents (`torch.FloatTensor` of shape `(batch, num_codes, code_size)`): the codes; FSQ's numbers are in [-1, 1].
@@ -49,6 +51,8 @@ class FsqAutoencoderOutput(AutoencoderOutput):
     commitment_loss: torch.FloatTensor | None = None
     byte_accuracy: torch.FloatTensor | None = None
     chunk_accuracy: torch.FloatTensor | None = None
+    byte_perplexity: torch.FloatTensor | None = None
+    code_use: torch.FloatTensor | None = None
     length_logits: torch.FloatTensor | None = None
     indices: torch.LongTensor | None = None
 
@@ -334,8 +338,9 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
                 raise ValueError(
                     f"a chunk of {int(real.sum(1).max())} bytes is too long: accepted are up to {longest}; chunks_of() cuts text"
                 )
-            if bool((input_ids >= NUM_BYTES).logical_and(real).any()):
-                raise ValueError(f"id {int(input_ids[real].max())} is no byte: the autoencoder reads bytes, 0 to 255")
+            wrong = input_ids[real & ((input_ids < 0) | (input_ids >= NUM_BYTES))]
+            if len(wrong):
+                raise ValueError(f"id {int(wrong[0])} is no byte: the autoencoder reads bytes, 0 to 255")
         ids = input_ids.masked_fill(~real, 0).gather(1, (~real).to(torch.int8).argsort(dim=1, stable=True))
         ids = nn.functional.pad(ids[:, :longest], (0, max(longest - ids.shape[1], 0)))
         return ids, real.sum(1), (real.cumsum(1) - 1).clamp(min=0)
@@ -374,6 +379,9 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
         losses = {}
         if labels is not None:
             losses = self.losses(states, length_logits, distances, labels, lengths, num_items_in_batch)
+            losses["code_use"] = indices.new_tensor(
+                len(indices.unique(dim=0)) / max(len(indices), 1), dtype=torch.float32
+            )
         return FsqAutoencoderOutput(
             **losses,
             logits=self.decoder.byte_head(states),
@@ -407,6 +415,7 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
             **{name: part.detach() for name, part in parts.items()},
             "byte_accuracy": (right & asked).sum() / asked.sum().clamp(min=1),
             "chunk_accuracy": whole.sum() / (told >= 0).sum().clamp(min=1),
+            "byte_perplexity": torch.exp(parts["byte_loss"].detach() * num_items_in_batch / asked.sum().clamp(min=1)),
         }
 
     def encode(self, input_ids, attention_mask=None):
@@ -566,6 +575,16 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             if module.code_proj is not None:
                 init.normal_(module.code_proj.weight, std=self.config.initializer_range)
 
+    def train(self, mode=True):
+        """As of any module; the autoencoder's statistics stay those that the tokenizer was made with, and once its weights
+        move, the tokenizer is no longer the model's: `training.codes.export_again` makes the one that is."""
+        super().train(mode)
+        self.model.encoder.norm.eval()
+        self.model.quantizer.eval()
+        if mode and self.config.frozen == "nothing":
+            self.config.tokenizer_fingerprint = None
+        return self
+
     def get_input_embeddings(self):
         """The table of tokens."""
         return self.embed_tokens
@@ -593,7 +612,7 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         Args:
             rows (`list[int]`): ids of those that stay.
         """
-        if len(rows) < len(self.token_codes):
+        if list(rows) != list(range(len(self.token_codes))):
             table = self.embed_tokens.weight.detach()[rows].clone()
             scores = None if self.config.tie_word_embeddings else self.lm_head.weight.detach()[rows].clone()
             self.resize_token_embeddings(len(rows))
@@ -650,9 +669,11 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         if chunk_bytes is None:
             codes = self.model.quantizer.indices_to_codes(indices.clamp(min=0))
         else:
-            flat = chunk_bytes.flatten(0, 1)
-            codes = self.model.quantized(flat.where(flat < NUM_BYTES, 0), (flat < NUM_BYTES).sum(1))[0]
-            codes = codes.view(*indices.shape, -1)
+            # Only what has a code is encoded: padding is no chunk.
+            chunks = chunk_bytes[has_code.flatten(2).any(-1)]
+            found = self.model.quantized(chunks.where(chunks < NUM_BYTES, 0), (chunks < NUM_BYTES).sum(1))[0]
+            codes = found.new_zeros(*indices.shape, found.shape[-1])
+            codes = codes.masked_scatter(has_code.expand_as(codes), found)
         codes = codes * has_code
         if self.code_proj is not None:
             embeds = embeds + self.code_proj(codes.flatten(2).to(self.dtype))

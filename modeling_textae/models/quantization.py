@@ -159,7 +159,7 @@ class VectorQuantizer(StepStatistics):
     Args:
         num_codes (`int`), dim (`int`): of the codebook.
         decay (`float`, defaults to 0.99): what averages keep at each step.
-        dead_usage (`float`, defaults to 0.05): vectors a step, on average, below which a code starts anew; 0 for never.
+        dead_usage (`float`, defaults to 0.05): share of what even use would be, below which a code starts anew; 0 for never.
         rotation (`bool`, defaults to `False`): turn the gradient as the vector was turned, instead of passing it straight
             through.
         num_recent (`int`, defaults to 4096): vectors of the last steps that are kept for codes that start anew.
@@ -267,6 +267,7 @@ class VectorQuantizer(StepStatistics):
             sums = torch.zeros_like(self.codebook).index_add_(0, numbers, flat)
             self.codebook.copy_(torch.where(usage > 0, sums / usage.clamp(min=1), self.codebook))
         of_first_rank(self.codebook)
+        self.recent.copy_(flat[order.repeat(-(-len(self.recent) // len(flat)))[: len(self.recent)]])
         self.averages.copy_(self.codebook)
         self.steps.fill_(1)
 
@@ -278,14 +279,14 @@ class VectorQuantizer(StepStatistics):
         smoothed = (self.usage + self.eps) / (total + self.codebook_size * self.eps) * total
         self.codebook.copy_(self.averages / smoothed.unsqueeze(1))
         self.steps.add_(1)
-        dead = self.usage < self.dead_usage
+        dead = self.usage < self.dead_usage * total / self.codebook_size
         if dead.any():
             of_first_rank(self.recent)
             generator = torch.Generator(dead.device).manual_seed(int(self.steps))
             chosen = torch.randint(len(self.recent), (int(dead.sum()),), generator=generator, device=dead.device)
             self.codebook[dead] = self.recent[chosen]
             self.averages[dead] = self.recent[chosen]
-            self.usage[dead] = 1.0
+            self.usage[dead] = total / self.codebook_size
 
 
 def rotated(vectors, codes):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from itertools import chain, islice
 
@@ -21,10 +22,12 @@ FILE = "tokenizer.safetensors"
 MARGIN = 1e-3
 ENCODER_BATCH = 256
 CACHE_SIZE = 2**17
+LONGEST_REMEMBERED = 64  # characters; what is longer seldom comes again
+PROCESS = os.getpid()
 
 
 class Cache(dict):
-    """Ids of strings used lately: two generations of at most `size` each, the older dropped when the younger is full.
+    """Ids of short strings used lately: two generations of at most `size` each, the older dropped when the younger is full.
 
     Args:
         size (`int`).
@@ -59,12 +62,46 @@ class Cache(dict):
                 known.update(zip(new, make(new), strict=True))
             for i in places:
                 found[i] = known[strings[i]]
+            known = {string: known[string] for string in [*known][-self.size :] if len(string) <= LONGEST_REMEMBERED}
             if len(self) + len(known) > self.size:
                 self.old = dict(self)
                 self.clear()
-            if len(known) <= self.size:
-                self.update(known)
+            self.update(known)
         return found
+
+
+class Int8Encoder:
+    """An encoder by int8 products, made anew wherever it is unpickled.
+
+    Args:
+        encoder ([`CharacterEncoder`]).
+    """
+
+    def __init__(self, encoder):
+        self.encoder = encoder
+        self.quantized = torch.ao.quantization.quantize_dynamic(deepcopy(encoder), {torch.nn.Linear}, dtype=torch.qint8)
+
+    def __reduce__(self):
+        return Int8Encoder, (self.encoder,)
+
+    def __call__(self, ids, lengths):
+        return self.quantized(ids, lengths)
+
+
+@contextmanager
+def plain_float32():
+    """Products in float32 on the CPU, whatever the caller has set up: codes and tables must not turn on it."""
+    if os.getpid() != PROCESS:
+        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+    precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
+    torch.set_float32_matmul_precision("highest")
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.no_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_default_dtype(dtype)
 
 
 class AutoEncoderTokenizer(ByteTokenizer):
@@ -114,7 +151,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         if cache_size < 1:
             raise ValueError(f"cache_size {cache_size} is too small: accepted is 1 and above")
         self.int8_encoder, self.cache_size, self.join_spans = int8_encoder, cache_size, join_spans
-        self.autoencoder, self.kept = None, np.zeros((0, 1), dtype=np.int32)
+        self.autoencoder, self.kept, self._config = None, np.zeros((0, 1), dtype=np.int32), ""
         if autoencoder_file is not None:
             self._load(autoencoder_file)
         self._derive()
@@ -148,6 +185,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         """
         tokenizer = cls(**kwargs)
         tokenizer.autoencoder = rounded(model)
+        tokenizer._config = json.dumps(model.config.autoencoder_fields(), sort_keys=True)
         codes, safe = tokenizer._codes(chunks)
         spelled, leads = tokenizer._spell(codes)
         names = {token.content.encode() for token in tokenizer._added_tokens_decoder.values()}
@@ -164,10 +202,11 @@ class AutoEncoderTokenizer(ByteTokenizer):
 
     def _load(self, path):
         with safe_open(path, framework="pt") as file:
-            config = FsqAutoencoderConfig(**json.loads(file.metadata()["config"]))
+            self._config = file.metadata()["config"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         self.kept = tensors.pop("kept").numpy()
-        with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are all replaced
+        config = FsqAutoencoderConfig(**json.loads(self._config))
+        with torch.random.fork_rng(devices=[]), plain_float32():  # the weights that are drawn here are all replaced
             self.autoencoder = FsqAutoencoderModel(config).eval().requires_grad_(False)
         missing = [name for name in stored(self.autoencoder) if name not in tensors]
         if missing:
@@ -179,11 +218,8 @@ class AutoEncoderTokenizer(ByteTokenizer):
         if self.autoencoder is None:
             return ()
         path = os.path.join(save_directory, (f"{filename_prefix}-" if filename_prefix else "") + FILE)
-        save_file(self._tensors(), path, metadata={"config": self._config_json()})
+        save_file(self._tensors(), path, metadata={"config": self._config})
         return (path,)
-
-    def _config_json(self):
-        return json.dumps(self.autoencoder.config.autoencoder_fields(), sort_keys=True)
 
     def _tensors(self):
         return stored(self.autoencoder) | {"kept": torch.from_numpy(np.ascontiguousarray(self.kept))}
@@ -194,9 +230,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         self.fingerprint = self._encoder = None
         if self.autoencoder is not None:
             if self.int8_encoder:
-                self._encoder = torch.ao.quantization.quantize_dynamic(
-                    deepcopy(self.autoencoder.encoder), {torch.nn.Linear}, dtype=torch.qint8
-                )
+                self._encoder = Int8Encoder(self.autoencoder.encoder)
             size = self.autoencoder.config.codebook_size
             if self.kept.shape[1] * np.log2(size) >= 63:
                 raise ValueError(f"{self.kept.shape[1]} codes of {size} are more than a tokenizer can number")
@@ -206,7 +240,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
                     "kept codes must decode to different chunks of at least two bytes: the file is damaged"
                 )
             self._table += spelled
-            digest = hashlib.sha256(self._config_json().encode())
+            digest = hashlib.sha256(self._config.encode())
             for name, tensor in sorted(self._tensors().items()):
                 digest.update(name.encode())
                 digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
@@ -240,28 +274,30 @@ class AutoEncoderTokenizer(ByteTokenizer):
             key = key * (1 if self.autoencoder is None else self.autoencoder.config.codebook_size) + column
         return key
 
-    @torch.no_grad()
+    @plain_float32()
     def _codes(self, chunks):
         """Codes of chunks by the encoder, shape `(n, num_codes)`, and whether each is far enough from any other."""
         encoder, quantizer = self._encoder or self.autoencoder.encoder, self.autoencoder.quantizer
-        codes, safe = [], []
+        codes = np.zeros((len(chunks), self.autoencoder.config.num_codes), dtype=np.int32)
+        safe = np.zeros(len(chunks), dtype=bool)
         for start in range(0, len(chunks), ENCODER_BATCH):
-            values = encoder(*chunk_matrix(chunks[start : start + ENCODER_BATCH], self.max_chunk_length))
-            codes.append(quantizer.indices(values))
-            safe.append((quantizer.margins(values) >= MARGIN).all(-1))
-        return torch.cat(codes).numpy(), torch.cat(safe).numpy()
+            batch = slice(start, start + ENCODER_BATCH)
+            values = encoder(*chunk_matrix(chunks[batch], self.max_chunk_length))
+            codes[batch] = quantizer.indices(values).numpy()
+            safe[batch] = (quantizer.margins(values) >= MARGIN).all(-1).numpy()
+        return codes, safe
 
-    @torch.no_grad()
+    @plain_float32()
     def _spell(self, codes):
         """What codes decode to, and by how much the scores lead."""
-        spelled, leads = [], []
+        spelled, leads = [], np.zeros(len(codes), dtype=np.float32)
         for start in range(0, len(codes), 1024):
             indices = torch.from_numpy(codes[start : start + 1024].astype(np.int64))
             ids, lengths, lead = self.autoencoder.decode_chunks(self.autoencoder.quantizer.indices_to_codes(indices))
             rows = ids.clamp(max=255).to(torch.uint8).numpy()
             spelled += [row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)]
-            leads.append(lead)
-        return spelled, torch.cat(leads).numpy() if leads else np.zeros(0)
+            leads[start : start + 1024] = lead.numpy()
+        return spelled, leads
 
     def without_spans(self):
         """This tokenizer with `join_spans=False`, sharing its table and what it remembers."""
@@ -277,7 +313,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         """The codes of every token, as a language model takes them on: of the kept ones, and of each byte as a chunk of its own.
 
         Returns:
-            `np.ndarray` of int32 and shape `(vocab_size, num_codes)`; -1 for special tokens.
+            `np.ndarray` of int32 and shape `(len(self), num_codes)`; -1 for special tokens and those that a user added.
 
         Raises:
             ValueError: where there is no autoencoder.
@@ -286,16 +322,17 @@ class AutoEncoderTokenizer(ByteTokenizer):
             raise ValueError("this tokenizer has no autoencoder, and so no codes: its tokens are the bare bytes")
         of_bytes, _ = self._codes([bytes([i]) for i in range(NUM_BYTES)])
         special = np.full((self.first_code - NUM_BYTES, self.kept.shape[1]), -1)
-        return np.concatenate((of_bytes, special, self.kept)).astype(np.int32)
+        added = np.full((len(self) - len(self._table), self.kept.shape[1]), -1)
+        return np.concatenate((of_bytes, special, self.kept, added)).astype(np.int32)
 
     def token_bytes(self):
         """The bytes of every token, as a language model with a decoder reads them.
 
         Returns:
-            `np.ndarray` of int64 and shape `(vocab_size, max_chunk_length)`; 256 beyond their end.
+            `np.ndarray` of int64 and shape `(len(self), max_chunk_length)`; 256 beyond their end.
         """
-        rows = np.full((len(self._table), self.max_chunk_length), NUM_BYTES, dtype=np.int64)
-        for row, chunk in zip(rows, self._table, strict=True):
+        rows = np.full((len(self), self.max_chunk_length), NUM_BYTES, dtype=np.int64)
+        for row, chunk in zip(rows, self._table, strict=False):
             row[: len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
         return rows
 
@@ -341,17 +378,27 @@ class AutoEncoderTokenizer(ByteTokenizer):
 
         Returns:
             `list[tuple[int, ...]]`.
+
+        Raises:
+            ValueError: for a longer one.
         """
         data = [chunk.encode("utf-8") for chunk in chunks]
-        if not len(self.kept):
-            return [tuple(chunk) for chunk in data]
-        keys = self._keys(self._codes(data)[0])
-        place = np.minimum(np.searchsorted(self._sorted_keys, keys), len(keys_of := self._sorted_keys) - 1)
-        found = np.where(keys_of[place] == keys, self._order[place] + self.first_code, -1).tolist()
+        if data and max(map(len, data)) > self.max_chunk_length:
+            raise ValueError(f"a chunk of more than {self.max_chunk_length} bytes is none: chunks() cuts text")
         return [
-            (i,) if i >= 0 and self._table[i] == chunk else fewest_parts(chunk, self._id_of, self.max_chunk_length)
-            for chunk, i in zip(data, found, strict=True)
+            (i,) if i >= 0 else fewest_parts(chunk, self._id_of, self.max_chunk_length)
+            for chunk, i in zip(data, self._owned(data), strict=True)
         ]
+
+    def _owned(self, chunks):
+        """The ids of chunks whose codes, by the encoder, are kept and decode to them; -1 for others."""
+        if not len(self.kept):
+            return [-1] * len(chunks)
+        keys = self._keys(self._codes(chunks)[0])
+        place = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self._sorted_keys) - 1)
+        found = np.where(self._sorted_keys[place] == keys, self._order[place] + self.first_code, -1).tolist()
+        # The table has the last word: a code that int8 products or another machine rounded otherwise spells something else.
+        return [i if i >= 0 and self._table[i] == chunk else -1 for chunk, i in zip(chunks, found, strict=True)]
 
     def _encode_words(self, words):
         """The ids of words, each what stands between two spaces; the space before it goes without saying."""
@@ -361,18 +408,19 @@ class AutoEncoderTokenizer(ByteTokenizer):
 
     def _texts_ids(self, texts):
         """The ids of texts, all at once, without special tokens."""
-        rows, words = [], []
+        firsts, words, numbers = [], [], []
         for text in texts:
+            text.encode("utf-8")  # a lone surrogate raises here, with its place in the text
             first, *rest = text.split(" ")
-            rows.append((first, len(rest)))
+            firsts.append(self.chunks(first))
             words += rest
-        found, flat, lengths = iter(self._words.find(words, self._encode_words)), [], []
-        for first, number in rows:
-            row = [*chain.from_iterable(self._chunks.find(self.chunks(first), self.encode_chunks))] if first else []
-            row += chain.from_iterable(islice(found, number))
-            row.append(len(self._table))
-            flat += row
-            lengths.append(len(row))
+            numbers.append(len(rest))
+        begun = iter(self._chunks.find([chunk for row in firsts for chunk in row], self.encode_chunks))
+        found, flat = iter(self._words.find(words, self._encode_words)), []
+        for first, number in zip(firsts, numbers, strict=True):
+            flat += chain.from_iterable(islice(begun, len(first)))
+            flat += chain.from_iterable(islice(found, number))
+            flat.append(len(self._table))
         ids = np.array(flat, dtype=np.int64)
         if self.join_spans and self._spans is not None:
             ids = self._spans.merge(ids)

@@ -80,8 +80,11 @@ def draw_chunks(recipe, documents):
         tokens = [token.encode("latin-1") for token in json.loads(path.read_text())]
     elif data.token_list_size:
         tokens, counted = token_list(texts, data.token_list_size, longest=longest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([token.decode("latin-1") for token in tokens]))
+        if training.process_index == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(".partial")
+            aside.write_text(json.dumps([token.decode("latin-1") for token in tokens]))
+            aside.replace(path)
     counted = counted or count_chunks(texts, longest)
     return ChunkDraws(counted, tokens, data.token_list_share, data.chunk_temper, seed=training.seed)
 
@@ -152,6 +155,8 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     else:
         model = family.model(recipe.config)
     if family.needs_tokenizer and make_model is None:
+        if model.config.tokenizer_fingerprint is not None:
+            model.check_tokenizer(tokenizer)
         model.adopt(tokenizer)
     options = {
         name: getattr(recipe.noise if hasattr(recipe.noise, name) else data, name) for name in family.collator_fields

@@ -431,6 +431,8 @@ def check_chunks(model, data, noise, family, config):
     if data.with_bytes and "with_bytes" not in family.collator_fields:
         raise ValueError(f"with_bytes is for fsq_autoencoder_lm: family {model.family!r} has no tokens of bytes")
     if family.reads_chunks:
+        if data.max_tokens is not None:
+            raise ValueError("max_tokens cuts passages, and chunks are none: leave --max_tokens out")
         if data.streaming:
             raise ValueError("chunks are counted before they are drawn: leave --streaming out")
         if data.token_list_size < 0 or data.kept_codes < 1:
@@ -446,8 +448,10 @@ def check_chunks(model, data, noise, family, config):
     if family.needs_tokenizer:
         if not model.initial_checkpoint:
             raise ValueError(f"family {model.family!r} needs --initial_checkpoint, whose tokenizer it reads")
-        if config.reconstruction_weight and not data.with_bytes:
-            raise ValueError("a reconstruction_weight needs the tokens' bytes: give --with_bytes true")
+        if (config.reconstruction_weight or config.frozen == "nothing") and not data.with_bytes:
+            raise ValueError("training the autoencoder needs the tokens' bytes: give --with_bytes true")
+        if config.frozen == "encoder" and not config.reconstruction_weight:
+            raise ValueError("frozen 'encoder' trains a decoder that no loss reaches: give a reconstruction_weight")
 
 
 # Fields of a configuration in which a run may differ from the checkpoint it starts from: no weight depends on them.
