@@ -285,8 +285,8 @@ class VectorQuantizer(StepStatistics):
             generator = torch.Generator(dead.device).manual_seed(int(self.steps))
             chosen = torch.randint(len(self.recent), (int(dead.sum()),), generator=generator, device=dead.device)
             self.codebook[dead] = self.recent[chosen]
-            self.averages[dead] = self.recent[chosen]
             self.usage[dead] = total / self.codebook_size
+            self.averages[dead] = self.recent[chosen] * self.usage[dead].unsqueeze(1)
 
 
 def rotated(vectors, codes):
