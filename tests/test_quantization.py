@@ -148,6 +148,8 @@ def test_codebook_starts_from_k_means_and_dead_codes_start_anew():
     assert (vectors - quantizer.codebook[quantizer.nearest(vectors)]).norm(dim=1).mean() < 3
     with torch.no_grad():
         quantizer.codebook[0] = torch.tensor([90.0, 90])  # far from all: nobody's nearest
+        for pending in (quantizer.pending_usage, quantizer.pending_vectors):
+            pending.zero_()
         quantizer.averages[0], quantizer.usage[0] = 0.01 * quantizer.codebook[0], 0.01
         for _ in range(3):
             parameter.add_(1)
