@@ -10,10 +10,15 @@ Each cell is a run of `run_pretraining.py`, two at a time, each on one thread; a
 
 import argparse
 import json
+import math
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
+import torch
 from processes import run_all
+from timing import interleaved_seconds
 from transformers import AutoTokenizer
 
 import modeling_textae
@@ -22,10 +27,11 @@ from modeling_textae.evaluation.codebook import chunk_report
 from modeling_textae.evaluation.language import language_figures
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import sample_passages, texts_of
+from modeling_textae.training.optimizers import MuonWithAdamW
 
 OUTPUT = Path("runs/fsq-cells")
 LEVELS = {10: [8, 5, 5, 5], 12: [7, 5, 5, 5, 5], 14: [8, 8, 8, 6, 5], 16: [8, 8, 8, 5, 5, 5]}
-PASSAGE_LENGTH = 1024
+PASSAGE_LENGTH, BATCH = 1024, 1024
 CODEBOOKS = {
     (kind, bits): {"num_codes": 1} | ({"levels": levels} if kind == "FSQ" else {"vq_codes": 2**bits})
     for bits, levels in LEVELS.items()
@@ -42,23 +48,55 @@ SHAPES = {
 }
 
 
-def autoencoder_command(folder, config, steps, arguments):
+def autoencoder_command(folder, config, steps, seed, arguments):
     """The run of an autoencoder."""
     return [
         sys.executable, "run_pretraining.py", "recipes/fsq-autoencoder-nano.yaml", "--config", json.dumps(config),
-        "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file,
+        "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file, "--seed", str(seed),
         "--output_dir", str(folder), "--max_steps", str(steps), "--disable_tqdm", "true", "--resume_from_checkpoint",
     ]  # fmt: skip
 
 
-def language_command(folder, start, config, steps, arguments):
+def language_command(folder, start, config, seed, arguments):
     """The run of a language model on the tokens of a cell's codes."""
     return [
         sys.executable, "run_pretraining.py", "recipes/fsq-autoencoder-nano-lm.yaml", "--config", json.dumps(config),
-        "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file, "--noise_rate", "0",
-        "--initial_checkpoint", str(start), "--output_dir", str(folder), "--max_steps", str(steps),
-        "--disable_tqdm", "true", "--resume_from_checkpoint",
+        "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file, "--seed", str(seed),
+        "--noise_rate", "0", "--initial_checkpoint", str(start), "--output_dir", str(folder),
+        "--max_steps", str(arguments.language_steps), "--disable_tqdm", "true", "--resume_from_checkpoint",
     ]  # fmt: skip
+
+
+def steps_of(cells, seconds):
+    """How many steps of each cell take so many seconds on one thread; measured once, all cells in turn."""
+    path = OUTPUT / "seconds_of_a_step.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    missing = {name: config for name, config in cells.items() if str(name) not in known}
+    if missing:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        labels = torch.randint(0, 256, (BATCH, 16)).masked_fill(
+            torch.arange(16) >= torch.randint(2, 12, (BATCH, 1)), -100
+        )
+        batch = {"input_ids": labels.clamp(min=0), "attention_mask": (labels >= 0).long(), "labels": labels}
+
+        def stepper(config):
+            model = modeling_textae.FsqAutoencoderModel(modeling_textae.FsqAutoencoderConfig.nano(**config)).train()
+            optimizer = MuonWithAdamW(model)
+
+            def step():
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = model(**batch).loss
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+            return step
+
+        found = interleaved_seconds({str(name): stepper(config) for name, config in missing.items()}, rounds=9)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known := known | found, indent=2))
+    return {name: round(seconds / known[str(name)]) for name in cells}
 
 
 def share_token_list(folders):
@@ -70,72 +108,83 @@ def share_token_list(folders):
             (folder / "token_list.json").write_text(lists[0].read_text())
 
 
-def seconds_of(folder):
-    """How long a run trained."""
-    state = json.loads((folder / "trainer_state.json").read_text())
-    return next(log["train_runtime"] for log in reversed(state["log_history"]) if "train_runtime" in log)
-
-
-def run_autoencoders(cells, steps, arguments):
-    """Run what is missing of cells, the first alone where there is no token list yet; give their folders."""
-    folders = {
-        name: OUTPUT / str(name).strip("()").replace("'", "").replace(", ", "-").replace(" ", "-") for name in cells
-    }
-    missing = [name for name in cells if not (folders[name] / "report.json").is_file()]
+def run_autoencoders(cells, arguments):
+    """Run what is missing of cells and seeds, the first alone where there is no token list yet; give folders and steps."""
+    steps = steps_of(cells, arguments.seconds)
+    folders, commands = {}, []
+    for name, config in cells.items():
+        for seed in arguments.seeds:
+            label = "-".join(re.findall(r"[\w.]+", str(name)))
+            folder = folders[name, seed] = OUTPUT / f"{label}-{steps[name]}-steps-seed-{seed}"
+            if not (folder / "report.json").is_file():
+                commands.append((folder, autoencoder_command(folder, config, steps[name], seed, arguments)))
     share_token_list(folders.values())
-    if missing and not (folders[missing[0]] / "token_list.json").is_file():
-        run_all([autoencoder_command(folders[missing[0]], cells[missing[0]], steps, arguments)])
+    if commands and not (commands[0][0] / "token_list.json").is_file():
+        run_all([commands.pop(0)[1]])
         share_token_list(folders.values())
-        missing = missing[1:]
-    run_all([autoencoder_command(folders[name], cells[name], steps, arguments) for name in missing])
-    return folders
+    run_all([command for _, command in commands])
+    return folders, steps
 
 
 def measured(folder, texts):
     """A cell's figures on held-out texts, as columns."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = modeling_textae.FsqAutoencoderModel.from_pretrained(folder, use_safetensors=True).eval()
-    report = chunk_report(model, tokenizer, texts)
+    tokens = [token.encode("latin-1") for token in json.loads((folder / "token_list.json").read_text())]
+    report = chunk_report(model, tokenizer, texts, tokens)
     return {
         "parameters, M": model.num_parameters() / 1e6,
-        "seconds": seconds_of(folder),
         "byte accuracy": report["chunks"]["byte_accuracy"],
         "exact chunks": report["chunks"]["exact_chunks"],
         "perplexity": report["chunks"]["perplexity"],
-        "use of codebook or levels": report["chunks"]["level_use"],
+        "codes used": report["chunks"]["codes_used"],
+        "exact of the token list": report["token_list"]["exact_chunks"],
         "tokens": len(tokenizer),
         "bytes a token": report["tokenizer"]["bytes_per_token"],
         "ids used": report["tokenizer"]["ids_used_share"],
     }
 
 
+def mean_of(rows, watched):
+    """The mean of several seeds' rows, and how far one figure lies apart."""
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return means | {f"{watched}, spread of seeds": float(np.ptp([row[watched] for row in rows]))}
+
+
 def codebooks(arguments, texts):
     """The table of quantizers and sizes, with the language models on their tokens."""
-    folders = run_autoencoders(CODEBOOKS, arguments.steps, arguments)
-    language = {name: folder.with_name(folder.name + "-lm") for name, folder in folders.items()}
+    folders, steps = run_autoencoders(CODEBOOKS, arguments)
+    language = {
+        key: folder.with_name(f"{folder.name}-lm-{arguments.language_steps}") for key, folder in folders.items()
+    }
     run_all(
-        language_command(language[name], folder, CODEBOOKS[name], arguments.language_steps, arguments)
-        for name, folder in folders.items()
-        if not (language[name] / "report.json").is_file()
+        language_command(language[name, seed], folder, CODEBOOKS[name], seed, arguments)
+        for (name, seed), folder in folders.items()
+        if not (language[name, seed] / "report.json").is_file()
     )
     passages = sample_passages(texts, PASSAGE_LENGTH, 300, 0)
     rows = []
-    for (kind, bits), folder in folders.items():
-        tokenizer = AutoTokenizer.from_pretrained(language[kind, bits])
-        model = modeling_textae.FsqAutoencoderForCausalLM.from_pretrained(language[kind, bits], use_safetensors=True)
-        figures = language_figures(model.eval(), tokenizer, passages)
-        rows.append(
-            {"quantizer": kind, "codes": 2**bits if kind == "VQ" else model.config.codebook_size}
-            | measured(folder, texts)
-            | {"language model, bits per byte": figures["bits_per_byte"]}
-        )
+    for name, config in CODEBOOKS.items():
+        found = []
+        for seed in arguments.seeds:
+            tokenizer = AutoTokenizer.from_pretrained(language[name, seed])
+            kind = modeling_textae.FsqAutoencoderForCausalLM
+            model = kind.from_pretrained(language[name, seed], use_safetensors=True).eval()
+            bits = language_figures(model, tokenizer, passages)["bits_per_byte"]
+            found.append(measured(folders[name, seed], texts) | {"language model, bits per byte": bits})
+        size = config.get("vq_codes") or math.prod(config["levels"])
+        row = {"quantizer": name[0], "codes": size, "steps": steps[name]}
+        rows.append(row | mean_of(found, "language model, bits per byte"))
     show_table(OUTPUT / "codebooks", "FSQ cells: codebooks", rows)
 
 
 def shapes(arguments, texts):
     """The table of shapes."""
-    folders = run_autoencoders(SHAPES, arguments.steps, arguments)
-    rows = [{"shape": name} | measured(folder, texts) for name, folder in folders.items()]
+    folders, steps = run_autoencoders(SHAPES, arguments)
+    rows = []
+    for name in SHAPES:
+        found = [measured(folders[name, seed], texts) for seed in arguments.seeds]
+        rows.append({"shape": name, "steps": steps[name]} | mean_of(found, "exact chunks"))
     show_table(OUTPUT / "shapes", "FSQ cells: shapes", rows)
 
 
@@ -147,8 +196,9 @@ def main():
     parser.add_argument("--validation_file", nargs="+", required=True)
     parser.add_argument("--data_file", nargs="+", required=True, help="held-out text that the table measures on")
     parser.add_argument("--texts", type=int, default=1000, help="of that text")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--language_steps", type=int, default=600)
+    parser.add_argument("--seconds", type=float, default=120, help="of one thread, for each autoencoder")
+    parser.add_argument("--language_steps", type=int, default=250)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     arguments = parser.parse_args()
     held_out = load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"]
     {"codebooks": codebooks, "shapes": shapes}[arguments.table](arguments, texts_of(held_out)[: arguments.texts])

@@ -5,12 +5,15 @@ writes.
 python benchmarks/fsq_language.py --tokenizer model_cards/fsq-autoencoder-nano --train_file train.jsonl.xz --data_file
 held-out.jsonl.xz
 
+What an AutoEncoderTokenizer and the other settings make lies in a folder of their own: nothing old is measured as new.
 Two cells at a time, each on one thread; seconds are those of the processor, so that neighbours do not matter. Rates are chosen by
 validation text, which is neither trained nor reported on.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -29,15 +32,25 @@ from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.training.optimizers import MuonWithAdamW
 
-OUTPUT = Path("runs/fsq-language")
+RUNS = Path("runs/fsq-language")
 SIZE = 32768
 PASSAGE_LENGTH, BATCH = 1024, 16
 TRUNK = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 344}
 READERS = ("autoencoder", "BPE", "words", "bytes")
 # What is trained beside the plain Llama on each reader's tokens: the autoencoder's with embeddings built from codes.
-CELLS = {name: name for name in READERS} | {"autoencoder, with codes": "autoencoder"}
+CELLS = {name: name for name in READERS} | {"autoencoder, with codes": "autoencoder", "scorer": "bytes"}
+COMPARED = [cell for cell in CELLS if cell != "scorer"]
 RATES = (1.5e-3, 3e-3, 6e-3)
+# Who judges samples is no contestant: larger, trained twice as long, by a seed of its own.
+SCORER = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 512}
 SAMPLES, SAMPLE_BYTES = 48, 384
+
+
+def output_folder(arguments):
+    """Where the cells of one tokenizer, corpus and number of passages live."""
+    fingerprint = AutoTokenizer.from_pretrained(arguments.tokenizer).fingerprint
+    settings = json.dumps([fingerprint, sorted(map(os.path.basename, arguments.train_file)), arguments.passages])
+    return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:12]
 
 
 def reader_of(name, tokenizer, train_file):
@@ -56,14 +69,16 @@ def prepare(arguments):
     passages = [p for text in texts for p in split_passages(text, PASSAGE_LENGTH) if len(p.encode()) >= 128]
     order = np.random.default_rng(0).permutation(len(passages))[: arguments.passages]
     for name in READERS:
-        path = OUTPUT / f"{name}.npz"
+        path = arguments.output / f"{name}.npz"
         if not path.is_file():
             reader = reader_of(name, arguments.tokenizer, arguments.train_file)
             rows = [[reader.bos_token_id, *ids] for ids in reader.encode([passages[i] for i in order.tolist()])]
             lengths = np.array([len(row) for row in rows])
             flat = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, ids=flat, lengths=lengths, pad=reader.pad_token_id, size=len(reader))
+            aside = path.with_name(f"partial-{path.name}")
+            np.savez(aside, ids=flat, lengths=lengths, pad=reader.pad_token_id, size=len(reader))
+            aside.replace(path)
             print(f"{name}: {len(flat) / 1e6:.1f} M tokens of {len(rows)} passages")
 
 
@@ -76,8 +91,9 @@ def model_of(cell, size, tokenizer):
         model.model.load_state_dict(tokenizer.autoencoder.state_dict())
         model.adopt(tokenizer)
         return model
+    sizes = SCORER if cell == "scorer" else TRUNK
     return LlamaForCausalLM(
-        LlamaConfig(vocab_size=size, tie_word_embeddings=True, max_position_embeddings=2048, **TRUNK)
+        LlamaConfig(vocab_size=size, tie_word_embeddings=True, max_position_embeddings=2048, **sizes)
     )
 
 
@@ -92,7 +108,7 @@ def batch_of(rows, pad):
 def train_cell(arguments):
     """Train one cell for so many seconds of the processor; write its validation loss and, of a whole run, its weights."""
     torch.manual_seed(arguments.seed)
-    stored = np.load(OUTPUT / f"{CELLS[arguments.cell]}.npz")
+    stored = np.load(arguments.output / f"{CELLS[arguments.cell]}.npz")
     rows = np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
     pad, held_out = int(stored["pad"]), len(rows) // 50
     model = model_of(arguments.cell, int(stored["size"]), arguments.tokenizer).train()
@@ -111,7 +127,7 @@ def train_cell(arguments):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        step, size = step + 1, size + int(batch["attention_mask"].sum())
+        step, size = step + 1, size + int((batch["labels"] != -100).sum())
         if step % 100 == 0:
             print(f"{arguments.cell}: step {step}, {done:.0%}, loss {loss.item():.3f}", flush=True)
     model.eval()
@@ -121,27 +137,28 @@ def train_cell(arguments):
             batch = batch_of([row], pad)
             nats += model(**batch).loss.item() * (len(row) - 1)
     result = {"cell": arguments.cell, "rate": arguments.rate, "steps": step, "tokens": size, "validation nats": nats}
-    path = folder_of(arguments.cell, arguments.rate, arguments.seconds, arguments.seed)
+    path = folder_of(arguments.output, arguments.cell, arguments.rate, arguments.seconds, arguments.seed)
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
     (path / "result.json").write_text(json.dumps(result))
 
 
-def folder_of(cell, rate, seconds, seed):
+def folder_of(output, cell, rate, seconds, seed):
     """Where a cell's run lives."""
-    return OUTPUT / f"{cell.replace(', ', '-').replace(' ', '-')}-{rate}-{seconds:g}s-seed-{seed}"
+    return output / f"{cell.replace(', ', '-').replace(' ', '-')}-{rate}-{seconds:g}s-seed-{seed}"
 
 
 def run_cells(cells, arguments):
     """Run what is missing of cells, each `(cell, rate, seconds, seed)`, and give their results."""
     commands = []
     for cell, rate, seconds, seed in cells:
-        if not (folder_of(cell, rate, seconds, seed) / "result.json").is_file():
+        if not (folder_of(arguments.output, cell, rate, seconds, seed) / "result.json").is_file():
             fields = {"cell": cell, "rate": rate, "seconds": seconds, "seed": seed, "tokenizer": arguments.tokenizer}
+            fields["output"] = arguments.output
             options = [part for name, value in fields.items() for part in (f"--{name}", str(value))]
             commands.append([sys.executable, __file__, *options])
     run_all(commands)
-    return [json.loads((folder_of(*cell) / "result.json").read_text()) for cell in cells]
+    return [json.loads((folder_of(arguments.output, *cell) / "result.json").read_text()) for cell in cells]
 
 
 @torch.no_grad()
@@ -173,26 +190,27 @@ def load_cell(cell, folder):
 def compare(arguments):
     """Tune, train, measure, and print the table."""
     torch.set_num_threads(1)
+    arguments.output = output_folder(arguments)
     prepare(arguments)
     trials = {
-        cell: run_cells([(cell, rate, arguments.trial_seconds, 0) for rate in RATES], arguments) for cell in CELLS
+        cell: run_cells([(cell, rate, arguments.trial_seconds, 0) for rate in RATES], arguments) for cell in COMPARED
     }
     best = {cell: min(rows, key=lambda row: row["validation nats"])["rate"] for cell, rows in trials.items()}
-    finals = [(cell, best[cell], arguments.seconds, seed) for seed in arguments.seeds for cell in CELLS]
-    scorer_cell = ("bytes", best["bytes"], 2 * arguments.seconds, 99)
+    finals = [(cell, best[cell], arguments.seconds, seed) for seed in arguments.seeds for cell in COMPARED]
+    scorer_cell = ("scorer", best["bytes"], 2 * arguments.seconds, 99)
     results = run_cells([*finals, scorer_cell], arguments)
     texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
     passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
-    scorer, byte_reader = load_cell("bytes", folder_of(*scorer_cell)), raw_bytes()
+    scorer, byte_reader = load_cell("scorer", folder_of(arguments.output, *scorer_cell)), raw_bytes()
     real = language_figures(scorer, byte_reader, [cut_bytes(p) for p in passages[:SAMPLES]])["bits_per_byte"]
     rows = []
-    for cell in CELLS:
+    for cell in COMPARED:
         reader = reader_of(CELLS[cell], arguments.tokenizer, arguments.train_file)
         found = []
         for (name, *rest), result in zip(finals, results, strict=False):
             if name != cell:
                 continue
-            model = load_cell(cell, folder_of(name, *rest))
+            model = load_cell(cell, folder_of(arguments.output, name, *rest))
             figures = language_figures(model, reader, passages)
             samples, speed = write_samples(model, reader)
             scored = language_figures(scorer, byte_reader, samples)["bits_per_byte"]
@@ -201,18 +219,18 @@ def compare(arguments):
         rows.append(
             {
                 "tokens": cell,
-                "parameters, M": sum(p.numel() for p in found[0][5].parameters() if p.requires_grad) / 1e6,
+                "trained parameters, M": sum(p.numel() for p in found[0][5].parameters() if p.requires_grad) / 1e6,
                 "rate": best[cell],
                 "bits per byte": float(np.mean(bits)),
                 "spread of seeds": float(np.ptp(bits)),
                 "samples, bits per byte of the scorer": float(np.mean([row[1] for row in found])),
                 "characters written a second": float(np.mean([row[2] for row in found])),
                 "bytes a token": found[0][4],
-                "training MB": float(np.mean([row[3] * row[4] for row in found])) / 1e6,
+                "training, MB at that": float(np.mean([row[3] * row[4] for row in found])) / 1e6,
             }
         )
     rows.append({"tokens": "held-out text itself", "samples, bits per byte of the scorer": real})
-    show_table(OUTPUT / "table", "FSQ language models", rows)
+    show_table(RUNS / "table", "FSQ language models", rows)
 
 
 def main():
@@ -229,6 +247,7 @@ def main():
     parser.add_argument("--cell", choices=CELLS)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     if arguments.cell:
         train_cell(arguments)

@@ -20,11 +20,12 @@ class Reader:
         decode (callable): from ids to text.
         size (`int`): ids, special ones included.
         bos, pad (`int`): ids.
+        fingerprint (`str`, *optional*): of an AutoEncoderTokenizer.
     """
 
-    def __init__(self, encode, decode, size, bos, pad):
+    def __init__(self, encode, decode, size, bos, pad, fingerprint=None):
         self.encode, self.decode, self.size = encode, decode, size
-        self.bos_token_id, self.pad_token_id = bos, pad
+        self.bos_token_id, self.pad_token_id, self.fingerprint = bos, pad, fingerprint
 
     def __call__(self, texts, **kwargs):
         return {"input_ids": self.encode(texts)}
@@ -41,6 +42,7 @@ def of_transformers(tokenizer):
         len(tokenizer),
         tokenizer.bos_token_id,
         tokenizer.pad_token_id,
+        getattr(tokenizer, "fingerprint", None),
     )
 
 
