@@ -38,3 +38,16 @@ def trained_tokenizer():
     tokenizer = textae.AutoEncoderTokenizer.from_autoencoder(model, tokens)
     assert len(tokenizer.kept) > 40
     return tokenizer
+
+
+def language_model(**fields):
+    """A language model on the trained tokenizer's tokens, begun from its autoencoder."""
+    tokenizer, (autoencoder, _, _) = trained_tokenizer(), trained_autoencoder()
+    torch.manual_seed(0)
+    config = fsq_autoencoder_config(
+        encoder_hidden_size=96, levels=[8, 5, 5, 5], vocab_size=len(tokenizer), max_position_embeddings=256, **fields
+    )
+    model = textae.FsqAutoencoderForCausalLM(config)
+    model.model.load_state_dict(autoencoder.state_dict())
+    model.adopt(tokenizer)
+    return model.eval(), tokenizer

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsq_training import TEXT, language_model
 from hub_server import serve
 from model_cases import TEXTS, encodzall_config
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
@@ -72,6 +73,19 @@ def test_models_load_by_name_from_a_hub(package, tmp_path):
     with torch.no_grad():
         expected = model.model(**tokenizer(TEXTS[1], return_tensors="pt")).pooler_output[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_trained_tokenizer_and_its_language_model_load_without_the_package(tmp_path):
+    model, tokenizer = language_model()
+    folder, home = tmp_path / "repository", tmp_path / "home"
+    home.mkdir()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with serve({"org/fsq": folder}) as endpoint:
+        found = load_by_name("org/fsq", "without", TEXT[:60], endpoint, home, "AutoModelForCausalLM")
+    with torch.no_grad():
+        expected = model(**tokenizer(TEXT[:60], return_tensors="pt")).logits.flatten()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_cards_are_staged_with_their_code_and_load_as_remote_code(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from fsq_training import TEXT, trained_autoencoder, trained_tokenizer
+from fsq_training import TEXT, language_model, trained_autoencoder, trained_tokenizer
 from model_cases import fsq_autoencoder_config
 from torch import nn
 from transformers import (
@@ -22,19 +22,6 @@ from modeling_textae.evaluation.language import language_figures
 from modeling_textae.models.modeling_fsq_autoencoder import chunk_matrix, waves
 from modeling_textae.models.quantization import FSQLayer
 from modeling_textae.training.codes import commonest_chunks, export_again, keep_codes
-
-
-def language_model(**fields):
-    """A language model on the trained tokenizer's tokens, begun from its autoencoder."""
-    tokenizer, (autoencoder, _, _) = trained_tokenizer(), trained_autoencoder()
-    torch.manual_seed(0)
-    config = fsq_autoencoder_config(
-        encoder_hidden_size=96, levels=[8, 5, 5, 5], vocab_size=len(tokenizer), max_position_embeddings=256, **fields
-    )
-    model = textae.FsqAutoencoderForCausalLM(config)
-    model.model.load_state_dict(autoencoder.state_dict())
-    model.adopt(tokenizer)
-    return model.eval(), tokenizer
 
 
 def test_padding_within_a_chunk_is_never_seen():

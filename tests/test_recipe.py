@@ -28,7 +28,7 @@ def test_every_recipe_is_valid_and_every_field_reaches_the_run(path, tmp_path):
     arguments = [str(path)]
     if "initial_checkpoint" in fields:
         begun = EncodzallConfig if fields["family"] == "encodzall" else FsqAutoencoderConfig
-        (tmp_path / "config.json").write_text(json.dumps(begun.nano().to_dict(), default=str))
+        (tmp_path / "config.json").write_text(json.dumps(getattr(begun, fields["size"])().to_dict(), default=str))
         arguments += ["--initial_checkpoint", str(tmp_path)]
         fields.pop("initial_checkpoint")
     if fields.pop("train_file", None):
@@ -419,6 +419,21 @@ def test_from_chunks_to_codes_to_a_language_model_to_both_together(tmp_path, cap
         == 2
     )
     assert "levels ([8, 5, 5, 5] there, [5, 5] here)" in capsys.readouterr().err
+
+
+def test_the_recipes_for_a_gpu_run_from_chunks_to_a_language_model(tmp_path):
+    texts = [f"Page {i * 7919} is about {i**5} words and the river. " * 40 for i in range(8)]
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "text.parquet")
+    text = str(tmp_path / "text.parquet")
+    sizes = {"encoder_hidden_size": 16, "decoder_hidden_size": 16, "hidden_size": 16, "intermediate_size": 16}
+    common = ["--train_file", text, "--validation_file", text, "--max_steps", "2", "--report_passages", "3"]
+    common += ["--config", json.dumps(sizes | {"num_attention_heads": 2}), "--per_device_train_batch_size", "8"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    recipe = str(ROOT / "recipes" / "fsq-autoencoder-small.yaml")
+    assert run_pretraining.main([recipe, *common, "--token_list_size", "30", "--output_dir", str(first)]) == 0
+    recipe = str(ROOT / "recipes" / "fsq-autoencoder-small-lm.yaml")
+    assert run_pretraining.main([recipe, *common, "--initial_checkpoint", str(first), "--output_dir", str(second)]) == 0
+    assert AutoModelForCausalLM.from_pretrained(second).config.num_hidden_layers == 8
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
 import torch
-from model_cases import cta_config, encodzall_config, fsq_autoencoder_config, mlm_encoder_config
+from model_cases import cta_config, encodzall_config, fsq_autoencoder_config, mlm_encoder_config, with_codes
 from transformers import TrainerCallback, set_seed
 
 import modeling_textae as textae
@@ -33,6 +34,15 @@ FAMILIES = {
     "fsq_autoencoder": (
         textae.FsqAutoencoderModel, fsq_autoencoder_config, textae.AutoEncoderTokenizer, FsqChunkCollator
     ),
+    "fsq_autoencoder_vq": (
+        textae.FsqAutoencoderModel, partial(fsq_autoencoder_config, vq_codes=32, vq_dim=4), textae.AutoEncoderTokenizer,
+        FsqChunkCollator,
+    ),
+    "fsq_autoencoder_joint": (
+        textae.FsqAutoencoderForCausalLM,
+        partial(fsq_autoencoder_config, frozen="nothing", reconstruction_weight=0.5), textae.AutoEncoderTokenizer,
+        partial(FsqLanguageCollator, with_bytes=True),
+    ),
     "fsq_autoencoder_lm": (
         textae.FsqAutoencoderForCausalLM, fsq_autoencoder_config, textae.AutoEncoderTokenizer, FsqLanguageCollator
     ),
@@ -40,7 +50,7 @@ FAMILIES = {
         textae.MlmEncoderForMaskedLM, mlm_encoder_config, textae.MlmEncoderTokenizer, MlmEncoderMaskingCollator
     ),
 }  # fmt: skip
-WITHOUT_NOISE = {"fsq_autoencoder"}
+WITHOUT_NOISE = {"fsq_autoencoder", "fsq_autoencoder_vq"}
 TEXTS = [f"Passage {i}: {'naïve words ' * (i % 4)}and the number {i * i}." for i in range(40)]
 
 
@@ -82,8 +92,11 @@ def train(
     callbacks = [PIDNoiseCallback(setpoint, start=0.2, integral=0.02, warmup_steps=2)] if noisy else []
     if kill_at:
         callbacks.append(KillAt(kill_at))
+    model = model_class(config(**{"dropout": dropout} if dropout else {}))
+    if family == "fsq_autoencoder_joint":
+        with_codes(model)
     trainer = trainer_class(
-        model=model_class(config(**{"dropout": dropout} if dropout else {})),
+        model=model,
         args=args,
         data_collator=collator(tokenizer, 0.2 if noisy else 0.0, args.seed),
         train_dataset=corpus.to_iterable_dataset() if streamed else corpus,

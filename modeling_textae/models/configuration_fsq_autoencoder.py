@@ -182,3 +182,10 @@ class FsqAutoencoderConfig(PreTrainedConfig):
             "num_frequencies": 2,
         }
         return cls(**sizes | {"token_embedding_size": 40} | kwargs)
+
+    @classmethod
+    def small(cls, **kwargs):
+        """Wider halves, and a language model of 8 layers; for a GPU."""
+        sizes = {"encoder_hidden_size": 512, "decoder_hidden_size": 1024, "num_frequencies": 2, "num_blocks": 2}
+        trunk = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1376}
+        return cls(**sizes | trunk | {"token_embedding_size": 256} | kwargs)
