@@ -297,7 +297,9 @@ def test_the_originals_recipe_of_cta_runs_on_a_file_of_its_corpus_with_a_foreign
     assert log[-1]["train_loss"] < 10
 
 
-@pytest.mark.parametrize("levels", [2, 3, 4])
+@pytest.mark.parametrize(
+    "levels", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_the_recipe_for_a_gpu_runs_at_every_ratio(levels, tmp_path):
     texts = [f"Page {i * 7919} is about {i**5} words. " * 40 for i in range(8)]
     datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "text.parquet")
@@ -421,6 +423,7 @@ def test_from_chunks_to_codes_to_a_language_model_to_both_together(tmp_path, cap
     assert "levels ([8, 5, 5, 5] there, [5, 5] here)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_recipes_for_a_gpu_run_from_chunks_to_a_language_model(tmp_path):
     texts = [f"Page {i * 7919} is about {i**5} words and the river. " * 40 for i in range(8)]
     datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "text.parquet")

@@ -94,8 +94,8 @@ def test_tokens_train_resume_and_spread_over_ranks_alike(tmp_path, family):
 @pytest.mark.parametrize(
     "family",
     [
-        "fsq_autoencoder",
         "fsq_autoencoder_joint",
+        pytest.param("fsq_autoencoder", marks=pytest.mark.slow),
         pytest.param("fsq_autoencoder_vq", marks=pytest.mark.slow),
         pytest.param("fsq_autoencoder_lm", marks=pytest.mark.slow),
     ],
