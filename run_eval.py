@@ -317,11 +317,10 @@ def attention(arguments):
 def rate_distortion_table(arguments):
     """Stored bits for each byte of text against what comes back, beside whole-text compressors."""
     passages, head = held_out_passages(arguments)
-    model, tokenizer = load(arguments.checkpoint)
+    model, tokenizer = load(arguments.checkpoint, auto_class(arguments.checkpoint))
     if not (model.has_bottleneck and model.has_decoder):
         raise ValueError(f"{type(model).__name__} stores no latents: it has no rate")
     if model.config.model_type == FsqAutoencoderConfig.model_type:
-        model, tokenizer = load(arguments.checkpoint, auto_class(arguments.checkpoint))
         rows = rate_rows(model, tokenizer, passages)
         rows += [{name: row[name] for name in rows[0]} for row in compressor_rows(passages)]
         return {"rows": rows}, f"{head} Everything comes back exactly.\n\n{table(rows, list(rows[0]))}"

@@ -41,7 +41,7 @@ def report_run(recipe, trainer, passages, **kwargs):
     print(f"\ncheckpoint, report.md and training.png: {output}")
 
 
-def make_tokenizer(recipe, corpus, trainer):
+def trained_tokenizer(recipe, corpus, trainer):
     """The tokenizer that training has made, where the family makes one; else the one it was trained with."""
     model, tokenizer = trainer.model, trainer.processing_class
     if recipe.family.reads_chunks:
@@ -100,7 +100,7 @@ def main(arguments=None):
     if trainer.is_world_process_zero():
         if fitted:
             fit_latent_scale(trainer.model, trainer.processing_class, fitted)
-        trainer.processing_class = make_tokenizer(recipe, corpus, trainer)
+        trainer.processing_class = trained_tokenizer(recipe, corpus, trainer)
         trainer.save_model(training.output_dir)
         trainer.state.save_to_json(str(Path(training.output_dir) / "trainer_state.json"))
         listed = {"tokens": corpus.passages.tokens} if recipe.family.reads_chunks else {}

@@ -4,8 +4,9 @@ codes, one code a chunk; decoders of several widths; one code and two, convoluti
 python benchmarks/fsq_cells.py codebooks --train_file train.jsonl.xz --validation_file held-out.jsonl.xz --data_file test.jsonl.xz
 python benchmarks/fsq_cells.py shapes --train_file train.jsonl.xz --validation_file held-out.jsonl.xz --data_file test.jsonl.xz
 
-Each cell is a run of `run_pretraining.py`, two at a time, each on one thread; a finished one is not trained again.
-`codebooks` also trains a language model on the tokens of each.
+Each cell is a run of `run_pretraining.py`, two at a time, each on one thread; a finished one is not trained again. All take the
+same seconds: how many steps those are is measured first, all cells in turn. `codebooks` also trains a language model on the
+tokens of each, all for the same steps.
 """
 
 import argparse

@@ -103,9 +103,9 @@ def part_rows(ours, texts):
     """What an uncached chunk costs in batches of 256, and decoding a token: cold, by the decoder, and by the table."""
     import torch
 
-    from modeling_textae.evaluation.codebook import counted_chunks
+    from modeling_textae.data.chunk_lists import count_chunks
 
-    chunks = [chunk.decode() for chunk in counted_chunks(texts[:500], 16)[0]][:8192]
+    chunks = [chunk.decode() for chunk in count_chunks(texts[:500])[0][:8192]]
     rows = []
     for name, tokenizer in ours.items():
         start = time.perf_counter()

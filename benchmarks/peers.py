@@ -1,13 +1,13 @@
 """The tokenizers that the FSQ autoencoder's is measured beside: BPE, whole words, and bytes."""
 
-from collections import Counter
-
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from modeling_textae import ByteTokenizer
+from modeling_textae.data.chunk_lists import count_chunks
 from modeling_textae.models.bpe_tokenizer import BpeTokenizer
 from modeling_textae.models.byte_tokenizer import NUM_BYTES
 from modeling_textae.models.chunks import chunks_of
+from modeling_textae.training.codes import commonest_chunks
 
 BOS, PAD, SPECIAL = NUM_BYTES, NUM_BYTES + 1, 5  # as many special tokens as the others have
 
@@ -55,11 +55,10 @@ def bpe(texts, size):
 
 def words(texts, size):
     """The commonest chunks as whole words, and bytes for what is none of them: nothing is unknown, and every text comes back."""
-    counts = Counter(chunk for text in texts for chunk in chunks_of(text))
-    kept = [chunk for chunk, _ in counts.most_common() if len(chunk.encode()) > 1][: size - NUM_BYTES - SPECIAL]
     first = NUM_BYTES + SPECIAL
-    id_of = {chunk: (i,) for i, chunk in enumerate(kept, start=first)}
-    table = [bytes([i]) for i in range(NUM_BYTES)] + [b""] * SPECIAL + [chunk.encode() for chunk in kept]
+    kept = commonest_chunks(count_chunks(texts), size - first)
+    id_of = {chunk.decode(): (i,) for i, chunk in enumerate(kept, start=first)}
+    table = [bytes([i]) for i in range(NUM_BYTES)] + [b""] * SPECIAL + kept
 
     def encode(texts):
         return [[i for c in chunks_of(text) for i in id_of.get(c) or c.encode()] for text in texts]

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForPreTraini
 
 def auto_class(folder):
     """The Auto class that loads all of a saved model."""
-    (saved,) = AutoConfig.from_pretrained(folder).architectures
+    (saved,) = AutoConfig.from_pretrained(folder).architectures or [""]
     return AutoModelForCausalLM if saved.endswith("ForCausalLM") else AutoModelForPreTraining
 
 

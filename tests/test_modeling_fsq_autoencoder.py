@@ -66,6 +66,15 @@ def test_the_seeds_shape_is_a_preset():
     assert isinstance(model.quantizer, FSQLayer)
 
 
+@pytest.mark.parametrize("num_codes", [1, 3, 4])
+def test_codes_that_no_64_bits_can_number_are_counted_as_well(num_codes):
+    config = fsq_autoencoder_config(num_codes=num_codes, levels=[8, 8, 8, 8, 8, 5, 5, 5])
+    torch.manual_seed(0)
+    model = textae.FsqAutoencoderModel(config)
+    ids = torch.tensor([[97, 98], [97, 98], [200, 7]])
+    assert model(ids, labels=ids).code_use == pytest.approx(2 / 3)
+
+
 def test_no_tensor_is_as_large_as_the_codebook():
     model = textae.FsqAutoencoderModel(textae.FsqAutoencoderConfig.nano())
     assert max(t.numel() for t in [*model.parameters(), *model.buffers()]) < model.config.codebook_size

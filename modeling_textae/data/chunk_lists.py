@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..models.byte_tokenizer import NUM_BYTES, SPECIAL_TOKENS
-from ..models.chunks import MAX_CHUNK_LENGTH, SpanTrie, chunks_of, fewest_parts, segments_of
+from ..models.chunks import MAX_CHUNK_LENGTH, SpanTrie, chunks_of, fewest_parts, parts_of_chunks, segments_of
 
 ROUND_SHARE = 0.25  # of the candidates, at most so many are dropped before uses are counted anew
 
@@ -112,12 +112,10 @@ def token_uses(tokens, chunks, counts, stream, longest=MAX_CHUNK_LENGTH):
     id_of = {bytes([i]): i for i in range(NUM_BYTES)} | {token: NUM_BYTES + i for i, token in enumerate(tokens)}
     size = len(id_of)
     parts = [fewest_parts(chunk, id_of, longest) for chunk in chunks]
-    whole = set(chunks)
     spans, without = {}, np.zeros(size, dtype=np.int64)
     for number, token in enumerate(tokens, start=NUM_BYTES):
-        if token not in whole and len(path := tuple(chain.from_iterable(
-            fewest_parts(chunk.encode("utf-8"), id_of, longest) for chunk in chunks_of(token.decode("utf-8"), longest)
-        ))) > 1:  # fmt: skip
+        path = parts_of_chunks(token, id_of, longest)
+        if len(path) > 1:
             spans[path] = number
             without[number] = len(path) - 1
         else:
@@ -163,19 +161,32 @@ def token_list(texts, size, num_pieces=None, least_span=None, longest=MAX_CHUNK_
         for t in dict.fromkeys(chain(pieces_of(chunks, counts, num_pieces or 3 * size, longest), spans))
         if t not in special
     ]
+    return pruned(tokens, counted, size, longest), counted
+
+
+def pruned(tokens, counted, size, longest=MAX_CHUNK_LENGTH):
+    """The strings that are left when those whose tokens save the least are dropped, until no more than wanted are there and
+    all of them are used.
+
+    Args:
+        tokens (`list[bytes]`): candidates.
+        counted (`tuple`): what [`count_chunks`] gives.
+        size (`int`): strings at most.
+        longest (`int`, defaults to 16): bytes of a string.
+
+    Returns:
+        `list[bytes]`, the most used first.
+    """
     with tqdm(total=max(len(tokens) - size, 0), desc="choosing tokens", unit="token", leave=False) as bar:
         while True:
-            uses, without = token_uses(tokens, chunks, counts, stream, longest)
+            uses, without = token_uses(tokens, *counted, longest)
             saved = (uses * without)[NUM_BYTES:]
-            number = max(size, int(len(tokens) * (1 - ROUND_SHARE)))
-            order = np.lexsort((np.arange(len(tokens)), -saved))[:number]
+            order = np.argsort(-saved, kind="stable")[: max(size, int(len(tokens) * (1 - ROUND_SHARE)))]
             order = order[saved[order] > 0]
             if len(order) == len(tokens):
-                break
+                return [tokens[i] for i in np.argsort(-uses[NUM_BYTES:], kind="stable").tolist()]
             bar.update(min(len(tokens) - len(order), bar.total - bar.n))
             tokens = [tokens[i] for i in order.tolist()]
-    order = np.argsort(-uses[NUM_BYTES:], kind="stable")
-    return [tokens[i] for i in order.tolist()], counted
 
 
 class ChunkDraws(Dataset):

@@ -1,13 +1,10 @@
 """How well an autoencoder of chunks, and the tokenizer that its codes make, serve a text."""
 
-from collections import Counter
-
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
 from ..data.chunk_lists import count_chunks, token_uses
-from ..models.chunks import chunks_of
 from ..models.modeling_fsq_autoencoder import chunk_matrix
 from .language import language_figures
 from .report import figure
@@ -183,12 +180,6 @@ def neighbours(tokenizer, word, number=8):
     return [string for string in found if string != word][:number]
 
 
-def counted_chunks(texts, longest):
-    """Distinct chunks of texts and how often each occurs."""
-    counts = Counter(chunk for text in texts for chunk in chunks_of(text, longest))
-    return [chunk.encode("utf-8") for chunk in counts], list(counts.values())
-
-
 def chunk_report(model, tokenizer, texts, tokens=()):
     """All figures of an autoencoder and its tokenizer on held-out texts.
 
@@ -200,7 +191,8 @@ def chunk_report(model, tokenizer, texts, tokens=()):
         `dict`: `chunks` of [`chunk_figures`], at the frequency of the texts; `token_list`, the same of the chosen strings; and
         `tokenizer` of [`tokenizer_figures`].
     """
-    report = {"chunks": chunk_figures(model, *counted_chunks(texts, model.config.max_chunk_length))}
+    chunks, counts, _ = count_chunks(texts, model.config.max_chunk_length)
+    report = {"chunks": chunk_figures(model, chunks, counts)}
     if len(tokens):
         report["token_list"] = chunk_figures(model, tokens, [1] * len(tokens))
     return report | {"tokenizer": tokenizer_figures(tokenizer, texts)}

@@ -80,6 +80,20 @@ def fewest_parts(data, id_of, longest=MAX_CHUNK_LENGTH):
     return tuple(ids)
 
 
+def parts_of_chunks(data, id_of, longest=MAX_CHUNK_LENGTH):
+    """The fewest tokens of each chunk of a string, end to end: more than one for a token that spans chunks.
+
+    Args:
+        data (`bytes`): of UTF-8.
+        id_of, longest: as of [`fewest_parts`].
+
+    Returns:
+        `tuple[int, ...]`: their ids.
+    """
+    chunks = chunks_of(data.decode("utf-8"), longest)
+    return tuple(i for chunk in chunks for i in fewest_parts(chunk.encode("utf-8"), id_of, longest))
+
+
 class SpanTrie:
     """Tokens that span several others: replaces runs of ids by the one token that spells them, so that the fewest remain.
 

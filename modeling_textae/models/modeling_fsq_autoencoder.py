@@ -380,7 +380,9 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
         if labels is not None:
             losses = self.losses(states, length_logits, distances, labels, lengths, num_items_in_batch)
             # One number for each row: to sort numbers is far faster than to sort rows.
-            row = (indices * indices.new_tensor([self.config.codebook_size**i for i in range(indices.shape[1])])).sum(1)
+            row = indices[:, 0]
+            for column in indices.T[1:]:
+                row = row * self.config.codebook_size + column
             losses["code_use"] = torch.tensor(len(row.unique()) / max(len(row), 1), device=row.device)
         return FsqAutoencoderOutput(
             **losses,
@@ -558,14 +560,10 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         self.register_buffer("token_codes", torch.empty(config.vocab_size, config.num_codes, dtype=torch.int32))
         self.gradient_checkpointing = False
         self.post_init()
-        if config.frozen == "autoencoder":
-            self.model.requires_grad_(False)
-        elif config.frozen == "encoder":
-            self.model.encoder.requires_grad_(False)
-        if not config.reconstruction_weight:
-            self.model.decoder.requires_grad_(False)
-        if not config.code_embeddings and not config.reconstruction_weight:
-            self.model.requires_grad_(False)
+        # Each half is trained where the phase says so and a loss reaches it.
+        spells = config.reconstruction_weight > 0
+        self.model.encoder.requires_grad_(config.frozen == "nothing" and (config.code_embeddings or spells))
+        self.model.decoder.requires_grad_(config.frozen != "autoencoder" and spells)
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -198,10 +198,18 @@ class VectorQuantizer(StepStatistics):
         """How many codes there are."""
         return len(self.codebook)
 
+    def distances(self, vectors):
+        """Squared distances of vectors to all codes, shape `(n, dim)` to `(n, num_codes)`, less each vector's own square."""
+        return self.codebook.square().sum(1) - 2 * vectors @ self.codebook.T
+
     def nearest(self, vectors):
         """The number of the nearest code of each vector, shape `(n, dim)` to `(n,)`."""
-        # |v - c|² less |v|², which is the same for all codes.
-        return (self.codebook.square().sum(1) - 2 * vectors @ self.codebook.T).argmin(1)
+        return self.distances(vectors).argmin(1)
+
+    def sums(self, vectors, numbers):
+        """How many vectors, shape `(n, dim)`, have each code's number, and their sums."""
+        usage = torch.bincount(numbers, minlength=self.codebook_size).float()
+        return usage, torch.zeros_like(self.codebook).index_add_(0, numbers, vectors)
 
     def forward(self, vectors, parameter):
         """Quantize.
@@ -229,7 +237,7 @@ class VectorQuantizer(StepStatistics):
     def margins(self, vectors):
         """How much nearer the nearest code is than the next, in squared distance, shape `(..., dim)` to `(...)`."""
         flat = vectors.reshape(-1, vectors.shape[-1]).float()
-        nearest = (self.codebook.square().sum(1) - 2 * flat @ self.codebook.T).topk(2, dim=1, largest=False).values
+        nearest = self.distances(flat).topk(2, dim=1, largest=False).values
         return (nearest[:, 1] - nearest[:, 0]).view(vectors.shape[:-1])
 
     def indices_to_codes(self, indices):
@@ -247,8 +255,7 @@ class VectorQuantizer(StepStatistics):
             self.start(flat)
         self.hand_on(parameter)
         numbers = self.nearest(flat)
-        usage = torch.bincount(numbers, minlength=self.codebook_size).float()
-        sums = torch.zeros_like(self.codebook).index_add_(0, numbers, flat)
+        usage, sums = self.sums(flat, numbers)
         self.gather(usage=usage, vectors=sums)
         kept = flat[: len(self.recent)]
         self.recent.copy_(torch.cat((kept, self.recent[: len(self.recent) - len(kept)])))
@@ -262,9 +269,8 @@ class VectorQuantizer(StepStatistics):
         noise = torch.randn(chosen.shape, generator=generator, device=flat.device)
         self.codebook.copy_(chosen + 1e-3 * flat.std(0, unbiased=False) * noise)
         for _ in range(rounds):
-            numbers = self.nearest(flat)
-            usage = torch.bincount(numbers, minlength=self.codebook_size).unsqueeze(1)
-            sums = torch.zeros_like(self.codebook).index_add_(0, numbers, flat)
+            usage, sums = self.sums(flat, self.nearest(flat))
+            usage = usage.unsqueeze(1)
             self.codebook.copy_(torch.where(usage > 0, sums / usage.clamp(min=1), self.codebook))
         of_first_rank(self.codebook)
         self.recent.copy_(flat[order.repeat(-(-len(self.recent) // len(flat)))[: len(self.recent)]])

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .byte_tokenizer import NUM_BYTES, ByteTokenizer
-from .chunks import SpanTrie, chunks_of, fewest_parts
+from .chunks import MAX_CHUNK_LENGTH, SpanTrie, chunks_of, fewest_parts, parts_of_chunks
 from .configuration_fsq_autoencoder import FsqAutoencoderConfig
 from .modeling_fsq_autoencoder import FsqAutoencoderModel, chunk_matrix
 
@@ -245,33 +245,33 @@ class AutoEncoderTokenizer(ByteTokenizer):
                 digest.update(name.encode())
                 digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
             self.fingerprint = digest.hexdigest()[:16]
+            keys = self._keys(self.kept)
+            self._order = np.argsort(keys)
+            self._sorted_keys = keys[self._order]
         self._id_of = {chunk: i for i, chunk in enumerate(self._table) if chunk}
-        keys = self._keys(self.kept)
-        self._order = np.argsort(keys)
-        self._sorted_keys = keys[self._order]
         self._words, self._chunks = Cache(self.cache_size), Cache(self.cache_size)
         spans = {}
-        for i, chunk in enumerate(self._table[self.first_code :], start=self.first_code):
-            cuts = chunks_of(chunk.decode("utf-8"), self.max_chunk_length)
-            if len(cuts) > 1:
-                spans[tuple(chain.from_iterable(fewest_parts(c.encode("utf-8"), self._id_of) for c in cuts))] = i
+        for i, chunk in enumerate(self.strings(), start=self.first_code):
+            path = parts_of_chunks(chunk, self._id_of, self.max_chunk_length)
+            if len(path) > 1:
+                spans[path] = i
         self._spans = SpanTrie(spans, len(self._table)) if spans else None
 
     @property
     def first_code(self):
         """The id of the first kept code."""
-        return ByteTokenizer.vocab_size.fget(self)
+        return super().vocab_size
 
     @property
     def max_chunk_length(self):
         """Bytes of the longest chunk."""
-        return 16 if self.autoencoder is None else self.autoencoder.config.max_chunk_length
+        return MAX_CHUNK_LENGTH if self.autoencoder is None else self.autoencoder.config.max_chunk_length
 
     def _keys(self, codes):
         """One number for each row of codes."""
         key = np.zeros(len(codes), dtype=np.int64)
         for column in codes.T.astype(np.int64):
-            key = key * (1 if self.autoencoder is None else self.autoencoder.config.codebook_size) + column
+            key = key * self.autoencoder.config.codebook_size + column
         return key
 
     @plain_float32()

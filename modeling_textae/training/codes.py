@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ..data.chunk_lists import token_uses
-from ..models.byte_tokenizer import NUM_BYTES
+from ..data.chunk_lists import pruned
 from ..models.tokenization_fsq_autoencoder import AutoEncoderTokenizer
 
 
@@ -38,17 +37,8 @@ def keep_codes(model, candidates, counted, number):
         `tuple[AutoEncoderTokenizer, dict]`: the tokenizer, its codes in the order of their use; and `candidates`, `owned` and
         `kept`, how many there were.
     """
-    whole = AutoEncoderTokenizer.from_autoencoder(model, candidates)
-    kept = owned = whole.strings()
-    while True:
-        uses, without = token_uses(kept, *counted, longest=model.config.max_chunk_length)
-        uses, saved = uses[NUM_BYTES:], (uses * without)[NUM_BYTES:]
-        best = np.argsort(-saved, kind="stable")[:number]
-        best = best[saved[best] > 0]
-        if len(best) == len(kept):
-            break
-        kept = [kept[i] for i in np.sort(best).tolist()]
-    kept = [kept[i] for i in np.argsort(-uses, kind="stable").tolist()]
+    owned = AutoEncoderTokenizer.from_autoencoder(model, candidates).strings()
+    kept = pruned(owned, counted, number, model.config.max_chunk_length)
     tokenizer = AutoEncoderTokenizer.from_autoencoder(model, kept)
     return tokenizer, {"candidates": len(candidates), "owned": len(owned), "kept": len(tokenizer.kept)}
 
