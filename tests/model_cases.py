@@ -288,7 +288,7 @@ CASES = [
         is_stochastic=True,  # the codebook starts from the first vectors it sees
         rates=(),
         wrong={"vq_dim": 0},
-        lora_targets=("up", "down"),
+        lora_targets=("up", "down", "proj", "byte_head"),
         family_files=FSQ_FILES,
         resizable=False,
     ),
