@@ -29,8 +29,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python run_pretraining.py recipes/encodzall-nano-demo.yaml --resume_from_checkpoint auto
 
+# Two processes, each test file in one of them.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow

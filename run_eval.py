@@ -16,7 +16,7 @@ python run_eval.py COMMAND --help lists the fields of each.
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +49,7 @@ from modeling_textae.evaluation.codebook import (
     plot_codebook,
     pruning_rows,
     rate_rows,
+    space_between,
 )
 from modeling_textae.evaluation.codebook import run_report as codebook_report
 from modeling_textae.evaluation.control import control_figures
@@ -193,6 +194,14 @@ def load(checkpoint, auto=AutoModelForPreTraining):
     return model.eval(), AutoTokenizer.from_pretrained(checkpoint)
 
 
+def refuse(arguments, names, whose):
+    """Refuse fields that a checkpoint's family would not use."""
+    defaults = type(arguments)(**{f.name: "" for f in fields(arguments) if f.default is f.default_factory is MISSING})
+    for name in names:
+        if getattr(arguments, name) != getattr(defaults, name):
+            raise ValueError(f"{name} is for {whose}, and {arguments.checkpoint!r} is none of these")
+
+
 def held_out_texts(arguments):
     """Documents of the given files, or of the embedded corpus's test split."""
     if arguments.data_file:
@@ -223,17 +232,12 @@ def reconstruct(arguments):
             raise ValueError(f"{name} is for the MLM encoder, and {arguments.checkpoint!r} is none")
     passages, head = held_out_passages(arguments)
     if family == FsqAutoencoderConfig.model_type:
-        for name in ("control", "rates"):
-            if getattr(arguments, name):
-                raise ValueError(
-                    f"{name} is for families that hide what is to be told, and the FSQ autoencoder does not"
-                )
+        refuse(arguments, ("control", "rates"), "families that hide what is to be told")
+        refuse(arguments, ("batch_size",), "models that are run on whole passages")
         figures, lines = codebook_report(*load(arguments.checkpoint, auto_class(arguments.checkpoint)), passages)
         return figures, "\n".join([head, "", *lines])
     if family == CtaConfig.model_type:
-        for name in ("control", "rates"):
-            if getattr(arguments, name):
-                raise ValueError(f"{name} is for families that hide what is to be told, and CTA does not")
+        refuse(arguments, ("control", "rates"), "families that hide what is to be told")
         figures, lines = token_report(*load(arguments.checkpoint), passages, batch_size=arguments.batch_size)
         return figures, "\n".join([head, "", *lines])
     rates = arguments.rates or [0.1, 0.2, 0.4]
@@ -345,20 +349,29 @@ def codebook(arguments):
         f"{len(texts)} texts of {report['tokenizer']['bytes']} bytes; {len(tokenizer)} ids, {len(tokenizer.kept)} of them codes."
     ]
     if arguments.train_file:
-        seen = "\n".join(
-            texts_of(load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"])
+        texts_seen = texts_of(
+            load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"]
         )
+        seen = "\n".join(texts_seen)
         unseen = [string for string in tokenizer.strings() if string.decode() not in seen]
         report["unseen_share"] = len(unseen) / max(len(tokenizer.kept), 1)
         body.append(
-            f"Share of the codes whose string never occurs in the training text: {figure(report['unseen_share'])}."
+            f"Share of the tokens whose string never occurs in the training text, from which they were chosen: "
+            f"{figure(report['unseen_share'])}."
         )
+        if len(tokenizer.kept) and not model.config.vq_codes:
+            report["space_between"] = beside = space_between(tokenizer, texts_seen)
+            body.append(
+                f"Of {beside['codes']} codes one step beside a token's, their string's own: {figure(beside['owned'])}; of these "
+                f"strings, never in the training text: {figure(beside['unseen'])}."
+            )
     columns = {name: report[name] for name in ("chunks", "token_list") if name in report}
     rows = [{"figure": n.replace("_", " ")} | {c: v[n] for c, v in columns.items()} for n in report["chunks"]]
     body += ["", table(rows, ["figure", *columns]), ""]
     rows = [{"figure": name.replace("_", " "), "value": value} for name, value in report["tokenizer"].items()]
     body += [table(rows, ["figure", "value"]), "", table(pruning, list(pruning[0])), "", f"![]({picture.name})", ""]
-    for word in WORDS if len(tokenizer.kept) else ():
+    fitting = [word for word in WORDS if len(word.encode()) <= tokenizer.max_chunk_length]
+    for word in fitting if len(tokenizer.kept) else ():
         report["neighbours"][word] = neighbours(tokenizer, word)
         body.append(f"nearest codes to {word!r}: {', '.join(map(repr, report['neighbours'][word]))}")
     return report, "\n".join(body)
@@ -383,9 +396,11 @@ def tokens(arguments):
             check_bits(bits)
     family = AutoConfig.from_pretrained(arguments.checkpoint).model_type
     if family == FsqAutoencoderConfig.model_type:
+        refuse(arguments, ("samples", "length", "rarest", "bits", "noise", "seed", "batch_size"), "CTA")
         return codebook(arguments)
     if family != CtaConfig.model_type:
         raise ValueError(f"{arguments.checkpoint!r} is no token autoencoder")
+    refuse(arguments, ("token_list",), "the FSQ autoencoder")
     model, tokenizer = load(arguments.checkpoint)
     if arguments.train_file:
         seen = load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"]

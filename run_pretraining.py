@@ -53,7 +53,7 @@ def trained_tokenizer(recipe, corpus, trainer):
         )
         if not found["kept"]:
             print("run_pretraining: no code decodes to its string yet: the tokenizer is of bare bytes", file=sys.stderr)
-    elif recipe.family.needs_tokenizer and recipe.config.frozen != "autoencoder":
+    elif recipe.family.needs_tokenizer and model.config.tokenizer_fingerprint is None:
         tokenizer = export_again(model, tokenizer)
     return tokenizer
 

@@ -6,10 +6,12 @@ python benchmarks/fsq_cells.py shapes --train_file train.jsonl.xz --validation_f
 
 Each cell is a run of `run_pretraining.py`, two at a time, each on one thread; a finished one is not trained again. All take the
 same seconds: how many steps those are is measured first, all cells in turn. `codebooks` also trains a language model on the
-tokens of each, all for the same steps.
+tokens of each, all for the same steps. What the same files, recipes and seconds have made lies in a folder of their own: nothing
+old is measured as new.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import re
@@ -30,7 +32,8 @@ from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.training.optimizers import MuonWithAdamW
 
-OUTPUT = Path("runs/fsq-cells")
+RUNS = Path("runs/fsq-cells")
+RECIPES = "recipes/fsq-autoencoder-nano.yaml", "recipes/fsq-autoencoder-nano-lm.yaml"
 LEVELS = {10: [8, 5, 5, 5], 12: [7, 5, 5, 5, 5], 14: [8, 8, 8, 6, 5], 16: [8, 8, 8, 5, 5, 5]}
 PASSAGE_LENGTH, BATCH = 1024, 1024
 CODEBOOKS = {
@@ -52,7 +55,7 @@ SHAPES = {
 def autoencoder_command(folder, config, steps, seed, arguments):
     """The run of an autoencoder."""
     return [
-        sys.executable, "run_pretraining.py", "recipes/fsq-autoencoder-nano.yaml", "--config", json.dumps(config),
+        sys.executable, "run_pretraining.py", RECIPES[0], "--config", json.dumps(config),
         "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file, "--seed", str(seed),
         "--output_dir", str(folder), "--max_steps", str(steps), "--disable_tqdm", "true", "--resume_from_checkpoint",
     ]  # fmt: skip
@@ -61,16 +64,24 @@ def autoencoder_command(folder, config, steps, seed, arguments):
 def language_command(folder, start, config, seed, arguments):
     """The run of a language model on the tokens of a cell's codes."""
     return [
-        sys.executable, "run_pretraining.py", "recipes/fsq-autoencoder-nano-lm.yaml", "--config", json.dumps(config),
+        sys.executable, "run_pretraining.py", RECIPES[1], "--config", json.dumps(config),
         "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file, "--seed", str(seed),
         "--noise_rate", "0", "--initial_checkpoint", str(start), "--output_dir", str(folder),
         "--max_steps", str(arguments.language_steps), "--disable_tqdm", "true", "--resume_from_checkpoint",
     ]  # fmt: skip
 
 
-def steps_of(cells, seconds):
+def output_folder(arguments):
+    """Where the cells of some files, recipes and seconds live."""
+    digest = hashlib.sha256(json.dumps([arguments.seconds, *map(str, LEVELS.items())]).encode())
+    for path in (*RECIPES, *arguments.train_file, *arguments.validation_file):
+        digest.update(Path(path).read_bytes())
+    return RUNS / digest.hexdigest()[:12]
+
+
+def steps_of(cells, arguments):
     """How many steps of each cell take so many seconds on one thread; measured once, all cells in turn."""
-    path = OUTPUT / "seconds_of_a_step.json"
+    path = arguments.output / "seconds_of_a_step.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
     missing = {name: config for name, config in cells.items() if str(name) not in known}
     if missing:
@@ -97,7 +108,7 @@ def steps_of(cells, seconds):
         found = interleaved_seconds({str(name): stepper(config) for name, config in missing.items()}, rounds=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(known := known | found, indent=2))
-    return {name: round(seconds / known[str(name)]) for name in cells}
+    return {name: round(arguments.seconds / known[str(name)]) for name in cells}
 
 
 def share_token_list(folders):
@@ -111,12 +122,12 @@ def share_token_list(folders):
 
 def run_autoencoders(cells, arguments):
     """Run what is missing of cells and seeds, the first alone where there is no token list yet; give folders and steps."""
-    steps = steps_of(cells, arguments.seconds)
+    steps = steps_of(cells, arguments)
     folders, commands = {}, []
     for name, config in cells.items():
         for seed in arguments.seeds:
             label = "-".join(re.findall(r"[\w.]+", str(name)))
-            folder = folders[name, seed] = OUTPUT / f"{label}-{steps[name]}-steps-seed-{seed}"
+            folder = folders[name, seed] = arguments.output / f"{label}-{steps[name]}-steps-seed-{seed}"
             if not (folder / "report.json").is_file():
                 commands.append((folder, autoencoder_command(folder, config, steps[name], seed, arguments)))
     share_token_list(folders.values())
@@ -176,7 +187,7 @@ def codebooks(arguments, texts):
         size = config.get("vq_codes") or math.prod(config["levels"])
         row = {"quantizer": name[0], "codes": size, "steps": steps[name]}
         rows.append(row | mean_of(found, "language model, bits per byte"))
-    show_table(OUTPUT / "codebooks", "FSQ cells: codebooks", rows)
+    show_table(RUNS / "codebooks", "FSQ cells: codebooks", rows)
 
 
 def shapes(arguments, texts):
@@ -186,7 +197,7 @@ def shapes(arguments, texts):
     for name in SHAPES:
         found = [measured(folders[name, seed], texts) for seed in arguments.seeds]
         rows.append({"shape": name, "steps": steps[name]} | mean_of(found, "exact chunks"))
-    show_table(OUTPUT / "shapes", "FSQ cells: shapes", rows)
+    show_table(RUNS / "shapes", "FSQ cells: shapes", rows)
 
 
 def main():
@@ -201,6 +212,7 @@ def main():
     parser.add_argument("--language_steps", type=int, default=250)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     arguments = parser.parse_args()
+    arguments.output = output_folder(arguments)
     held_out = load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"]
     {"codebooks": codebooks, "shapes": shapes}[arguments.table](arguments, texts_of(held_out)[: arguments.texts])
 

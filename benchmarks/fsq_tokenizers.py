@@ -137,26 +137,33 @@ def part_rows(ours, texts):
 
 
 def memory(arguments):
-    """Growth of resident memory over a process that has imported transformers, torch and this package: when the tokenizer is
-    loaded, after the texts, and with full caches."""
+    """Growth of resident memory over a process that has imported transformers and run a model of it: when this package is
+    imported, when the tokenizer is loaded, after the texts, and with full caches; the texts themselves are not counted."""
     import torch
-    import transformers
-
-    import modeling_textae  # noqa: F401 (registers the tokenizer)
-    from modeling_textae.evaluation.report import show_table
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)
-    torch.nn.Linear(64, 64)(torch.zeros(1, 64))  # what torch loads with its first product is not the tokenizer's
-    texts = [text for path in arguments.data_file for text in texts_of_file(path)]
+    # What transformers and torch load with the first pass of any model is not the tokenizer's.
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)).generate(torch.ones(1, 1, dtype=torch.long), max_new_tokens=2)
     before = resident()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.tokenizer)
-    rows = [{"state": "loaded", "MB over the process": resident() - before}]
+    import modeling_textae  # noqa: F401 (registers the tokenizer)
+
+    rows = [{"state": "package imported", "MB over the process": resident() - before}]
+    from modeling_textae.evaluation.report import show_table
+
+    texts = [text for path in arguments.data_file for text in texts_of_file(path)]
+    before = resident() - rows[0]["MB over the process"]
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    rows.append({"state": "tokenizer loaded", "MB over the process": resident() - before})
     for state in ("after the texts", "full caches"):
         seconds_of(tokenizer._texts_ids, texts)
-        # Words and chunks that no text has fill what the texts left empty.
+        # Words and chunks that no text has fill what the texts left empty, every other one of three bytes a character.
         if state == "full caches":
             for i in range(0, 3 * tokenizer.cache_size, 10_000):
-                tokenizer._texts_ids([" ".join(f"w{j:x}z" for j in range(i, i + 10_000))])
+                numbers = [f"{j:x}" for j in range(i, i + 10_000)]
+                wide = ["".join(chr(0x4E00 + int(digit, 16)) for digit in number) for number in numbers[::2]]
+                tokenizer._texts_ids([" ".join([*wide, *(f"w{number}z" for number in numbers[1::2])])])
         cached = sum(len(c) + len(c.old) for c in (tokenizer._words, tokenizer._chunks))
         rows.append({"state": state, "MB over the process": resident() - before, "strings remembered": cached})
     show_table(OUTPUT / "memory", "FSQ tokenizers: memory", rows)

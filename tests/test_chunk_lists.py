@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from modeling_textae.data.chunk_lists import ChunkDraws, count_chunks, pieces_of, spans_of, token_list, token_uses
+from modeling_textae.data.numbering import NumberedDataset
 from modeling_textae.models.chunks import chunks_of
 
 TEXTS = ["the end of the river of the land", "the rivers and the end of the sea", " of the of the"] * 5
@@ -70,7 +71,14 @@ def test_draws_follow_shares_and_frequencies():
     tempered = ChunkDraws(counted, [], 0.0, temper=0.0, size=9000)
     even = Counter(tempered[i]["text"] for i in range(9000))
     assert all(abs(n - 9000 / len(chunks)) < 6 * (9000 / len(chunks)) ** 0.5 for n in even.values())
-    assert draws[7] == ChunkDraws(counted, [b"zz", b"yy"], 0.5, size=20_000, seed=1)[7]
+    again = ChunkDraws(counted, [b"zz", b"yy"], 0.5, size=20_000, seed=1)
+    assert (again.draws == draws.draws).all()
+    again.set_epoch(3)
+    assert (again.draws != draws.draws).any()
+    draws.set_epoch(3)
+    assert (again.draws == draws.draws).all()
+    NumberedDataset(draws).set_epoch(0)
+    assert (again.draws != draws.draws).any()
 
 
 def test_draws_that_cannot_be_are_refused():

@@ -7,7 +7,7 @@ import torch
 from fsq_training import TEXT, language_model, trained_autoencoder, trained_tokenizer
 
 import run_eval
-from modeling_textae.evaluation.codebook import chunk_figures, growth_rows, level_use, rate_rows
+from modeling_textae.evaluation.codebook import chunk_figures, growth_rows, level_use, rate_rows, space_between
 
 HELD_OUT = [TEXT[i : i + 300] + "a thermal landscape" for i in range(0, 900, 150)]
 
@@ -50,6 +50,10 @@ def test_the_token_list_is_measured_whole_and_not_what_was_kept_of_it(folder):
     )
     assert report["tokenizer"]["bytes"] == sum(len(text.encode()) for text in HELD_OUT)
     assert 0 <= report["unseen_share"] <= 1
+    beside = report["space_between"]
+    assert beside["codes"] == 4096
+    assert 0 <= beside["owned"] <= 1
+    assert 0 <= beside["unseen"] <= 1
     assert len(report["neighbours"]) == len(run_eval.WORDS)
     assert (folder / "tokens.png").stat().st_size > 1000
 
@@ -67,7 +71,7 @@ def test_a_language_model_is_reported_by_its_bits(folder):
     rows = evaluated("rate-distortion", folder, "--passage_length", "200", "--passages", "4")["rows"]
     by_name = {row["what"]: row["bits per byte of text"] for row in rows}
     assert by_name["ids, under the language model"] == pytest.approx(report["bits_per_byte"])
-    assert by_name["ids, entropy code"] < by_name["ids, log2 of their number"]
+    assert by_name["ids, adaptive code"] > 0
     assert "xz -9" in by_name
 
 
@@ -75,6 +79,27 @@ def test_fields_of_other_families_are_refused(folder, capsys):
     arguments = ["--data_file", str(folder / "held_out.parquet"), "--rates", "0.1"]
     assert run_eval.main(["reconstruct", "--checkpoint", str(folder), *arguments]) == 2
     assert "rates is for families that hide" in capsys.readouterr().err
+    for name, value in (("noise", "0.9"), ("bits", "3"), ("samples", "7")):
+        assert run_eval.main(["tokens", "--checkpoint", str(folder), f"--{name}", value]) == 2
+        assert f"{name} is for CTA" in capsys.readouterr().err
+
+
+def test_rows_without_a_text_are_left_out(folder):
+    datasets.Dataset.from_dict({"text": [None, *HELD_OUT, ""]}).to_parquet(folder / "gaps.parquet")
+    arguments = ["tokens", "--checkpoint", str(folder), "--output", str(folder / "gaps")]
+    files = ["--data_file", str(folder / "gaps.parquet"), "--train_file", str(folder / "gaps.parquet")]
+    assert run_eval.main([*arguments, *files]) == 0
+    report = json.loads((folder / "gaps.json").read_text())
+    assert report["tokenizer"]["bytes"] == sum(len(text.encode()) for text in HELD_OUT)
+
+
+def test_codes_beside_tokens_are_what_a_plain_loop_finds():
+    tokenizer = trained_tokenizer()
+    found = space_between(tokenizer, [TEXT], number=50, seed=3)
+    nothing = space_between(tokenizer, [""], number=50, seed=3)
+    assert found["owned"] == nothing["owned"]
+    assert nothing["unseen"] == (nothing["owned"] > 0)
+    assert found["unseen"] <= nothing["unseen"]
 
 
 def test_figures_of_chunks_weigh_each_by_how_often_it_occurs():

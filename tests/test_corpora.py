@@ -188,3 +188,5 @@ def test_passages_end_behind_white_space_where_there_is_any():
 def test_short_ends_are_left_out():
     dataset = datasets.Dataset.from_dict({"text": ["aaaa bbbb cc", "", "dd"]})
     assert passage_dataset(dataset, 5, min_length=3)["text"] == ["aaaa ", "bbbb "]
+    assert passage_dataset(dataset, 5, min_length=3)["ends_document"] == [False, False]
+    assert passage_dataset(dataset, 5)["ends_document"] == [False, False, True, True]

@@ -1,7 +1,15 @@
+import math
+
 import pytest
 import torch
 
-from modeling_textae.evaluation.metrics import character_error_rate, count_correct, exact_rate, share
+from modeling_textae.evaluation.metrics import (
+    adaptive_code_bits,
+    character_error_rate,
+    count_correct,
+    exact_rate,
+    share,
+)
 
 
 def naive_distance(a, b):
@@ -40,3 +48,18 @@ def test_count_correct_asks_only_where_it_should():
     assert count_correct(logits, labels, torch.tensor([False, True, True, True])) == (1, 2)
     assert share(*count_correct(logits, labels)) == pytest.approx(2 / 3)
     assert share(0, 0) is None
+
+
+def test_an_adaptive_code_costs_what_coding_symbol_by_symbol_costs():
+    symbols, size = [0, 1, 0, 0, 2, 0, 1], 5
+    counts = [symbols.count(i) for i in range(size)]
+    costs = []
+    for start in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005):
+        seen, bits = [start] * size, 0.0
+        for symbol in symbols:
+            bits -= math.log2(seen[symbol] / sum(seen))
+            seen[symbol] += 1
+        costs.append(bits)
+    assert adaptive_code_bits(counts) == pytest.approx(min(costs) + 3)
+    assert adaptive_code_bits([9]) == pytest.approx(3)
+    assert adaptive_code_bits([0, 0]) == pytest.approx(3)

@@ -183,15 +183,50 @@ def test_chunk_bytes_give_the_codes_of_the_table():
     torch.testing.assert_close(model(batch["input_ids"], chunk_bytes=batch["chunk_bytes"]).logits, looked_up.logits)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
 @pytest.mark.parametrize("frozen", ["autoencoder", "encoder", "nothing"])
-def test_each_phase_trains_what_it_should(frozen):
-    model, tokenizer = language_model(frozen=frozen, reconstruction_weight=0.0 if frozen == "autoencoder" else 0.5)
+def test_each_phase_trains_what_it_should(frozen, loaded, tmp_path):
+    model, tokenizer = language_model(frozen=frozen, reconstruction_weight=0.5)
+    if loaded:
+        model.save_pretrained(tmp_path)
+        model = textae.FsqAutoencoderForCausalLM.from_pretrained(tmp_path)
     batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
     model.train()(**batch).loss.backward()
     with_gradient = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert any(n.startswith("model.encoder.") for n in with_gradient) == (frozen == "nothing")
     assert any(n.startswith("model.decoder.") for n in with_gradient) == (frozen != "autoencoder")
     assert any(n.startswith("trunk.") for n in with_gradient)
+    assert any(n.startswith("to_codes.") for n in with_gradient)
+    # What was trained has no tokenizer until it is exported again.
+    assert (model.config.tokenizer_fingerprint is None) == (frozen != "autoencoder")
+
+
+def test_a_tokenizer_is_lost_by_training_and_by_nothing_else():
+    model, tokenizer = language_model(frozen="nothing")
+    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
+    model.train().eval()
+    model(**batch)
+    with torch.no_grad():
+        model.train()(**batch)
+    model.check_tokenizer(tokenizer)
+    model.requires_grad_(False)  # as PEFT does
+    model(**batch)
+    model.check_tokenizer(tokenizer)
+    model.model.encoder.proj.weight.requires_grad_(True)
+    model(**batch)
+    with pytest.raises(ValueError, match="no tokenizer"):
+        model.check_tokenizer(tokenizer)
+    with pytest.raises(ValueError, match="no tokenizer"):
+        model.check_tokenizer(textae.AutoEncoderTokenizer())
+
+
+def test_codes_in_joint_training_are_the_tokenizers_under_autocast_too():
+    model, tokenizer = language_model(frozen="nothing")
+    model.model.load_state_dict(tokenizer.autoencoder.state_dict())
+    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT}])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoded = model.embeddings(batch["input_ids"], batch["chunk_bytes"])[1]
+    assert torch.equal(encoded, model.embeddings(batch["input_ids"])[1])
 
 
 def test_the_encoder_gets_a_gradient_from_the_language_loss_alone():
@@ -220,9 +255,6 @@ def test_padding_moves_no_statistics_in_joint_training():
         assert torch.equal(buffer, before[name])
     length = alone["input_ids"].shape[1]
     torch.testing.assert_close(padded.logits[1, :length], model(**alone).logits[0], atol=1e-4, rtol=1e-4)
-    # Its weights may have moved: until it is exported again, no tokenizer is the model's.
-    with pytest.raises(ValueError, match="fingerprint"):
-        model.check_tokenizer(tokenizer)
 
 
 def test_any_llama_trains_on_the_tokenizer_and_loads_with_it(tmp_path):
@@ -348,6 +380,13 @@ def test_stock_lm_eval_scores_it_as_the_model_does(trained_language_model, tmp_p
 
 def test_after_joint_training_the_tokenizer_is_exported_again():
     model, tokenizer = language_model(frozen="nothing", reconstruction_weight=0.5)
+    # Settings and tokens of a user's own stay, and with them what the model has learned of these.
+    tokenizer = textae.AutoEncoderTokenizer.from_autoencoder(
+        trained_autoencoder()[0], tokenizer.strings(), join_spans=False
+    )
+    tokenizer.add_tokens(["the sea of trees"])
+    model.resize_token_embeddings(len(tokenizer))
+    model.adopt(tokenizer)
     batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[i : i + 100]} for i in range(0, 400, 100)])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(20):
@@ -356,6 +395,7 @@ def test_after_joint_training_the_tokenizer_is_exported_again():
         optimizer.zero_grad()
     model.eval()
     before = {string: model.embed_tokens.weight[261 + i].clone() for i, string in enumerate(tokenizer.strings())}
+    of_added = model.embed_tokens.weight[-1].clone()
     again = export_again(model, tokenizer)
     assert again.fingerprint != tokenizer.fingerprint
     model.check_tokenizer(again)
@@ -364,6 +404,9 @@ def test_after_joint_training_the_tokenizer_is_exported_again():
     for i, string in enumerate(again.strings()):
         torch.testing.assert_close(model.embed_tokens.weight[261 + i], before[string])
     assert again.decode(again(TEXT)["input_ids"]) == TEXT
+    assert again("the sea of trees")["input_ids"] == [len(again) - 1]
+    torch.testing.assert_close(model.embed_tokens.weight[-1], of_added)
+    assert not again.join_spans
     assert language_figures(model, again, [TEXT[:200]])["bits_per_byte"] < 8
 
 
@@ -371,9 +414,18 @@ def test_the_chunk_collator_cuts_longer_texts_and_makes_no_noise():
     tokenizer = textae.AutoEncoderTokenizer()
     batch = FsqChunkCollator(tokenizer)([{"text": "the river of the sea"}, {"text": " of the"}])
     assert batch["attention_mask"].sum(1).tolist() == [3, 6, 3, 4, 4, 7]
+    longer = FsqChunkCollator(tokenizer, max_chunk_length=24)([{"text": "the river of the sea"}])
+    assert longer["attention_mask"].sum(1).tolist() == [20]
+    shorter = FsqChunkCollator(tokenizer, max_chunk_length=4)([{"text": "the river"}])
+    assert shorter["attention_mask"].sum(1).tolist() == [3, 4, 2]
     with pytest.raises(ValueError, match="no noise"):
         FsqChunkCollator(tokenizer, rate=0.1)
     trained = trained_tokenizer()
+    last, first = FsqLanguageCollator(trained)([{"text": "the sea", "ends_document": end} for end in (True, False)])[
+        "labels"
+    ]
+    assert last.tolist() == [*first.tolist()[:-1], trained.eos_token_id]
+    assert first[-1] == -100
     apart = FsqLanguageCollator(trained, rate=1.0)([{"text": TEXT[:100]}])["input_ids"][0, 1:].tolist()
     assert apart == trained.without_spans()(TEXT[:100])["input_ids"]
     some = FsqLanguageCollator(trained, rate=0.5, seed=3)

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -393,6 +394,7 @@ def test_from_chunks_to_codes_to_a_language_model_to_both_together(tmp_path, cap
     assert phase("nano-lm", "lm", sizes | trunk, *short, *start) == 0
     assert "bits per byte" in capsys.readouterr().out
     model, second = (auto.from_pretrained(tmp_path / "lm") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    assert second.starts_with_bos
     assert second.fingerprint == first.fingerprint == model.config.tokenizer_fingerprint
     assert model.config.vocab_size == len(first)
     trained = FsqAutoencoderModel.from_pretrained(tmp_path / "chunks")
@@ -405,8 +407,16 @@ def test_from_chunks_to_codes_to_a_language_model_to_both_together(tmp_path, cap
     model, third = (auto.from_pretrained(tmp_path / "joint") for auto in (AutoModelForCausalLM, AutoTokenizer))
     assert third.fingerprint == model.config.tokenizer_fingerprint != first.fingerprint
     assert not torch.equal(model.model.encoder.proj.weight, trained.encoder.proj.weight)
-    assert third.decode(third(texts[0])["input_ids"]) == texts[0]
+    assert third.decode(third(texts[0])["input_ids"], skip_special_tokens=True) == texts[0]
     capsys.readouterr()
+
+    # A tokenizer that is not the one that the model was trained with is no start.
+    mixed = shutil.copytree(tmp_path / "joint", tmp_path / "mixed")
+    shutil.copy(tmp_path / "lm" / "tokenizer.safetensors", mixed)
+    settings = json.loads((mixed / "tokenizer_config.json").read_text())
+    (mixed / "tokenizer_config.json").write_text(json.dumps(settings | {"fingerprint": first.fingerprint}))
+    assert phase("nano-joint", "again", sizes | trunk | joint, *short, "--initial_checkpoint", str(mixed)) == 2
+    assert "was trained with the tokenizer" in capsys.readouterr().err
 
     # Another shape of the autoencoder is no start, and a language model needs one.
     assert (

@@ -1,4 +1,6 @@
+import copy
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -14,11 +16,13 @@ from datasets.fingerprint import Hasher
 from fsq_training import TEXT, trained_autoencoder, trained_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_cases import fsq_autoencoder_config
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import modeling_textae as textae
+from modeling_textae.data.collators import FsqChunkCollator
 from modeling_textae.models.chunks import chunks_of, fewest_parts
 from modeling_textae.models.tokenization_fsq_autoencoder import Cache
 
@@ -308,3 +312,71 @@ def _matrix(strings):
 def test_a_cache_size_that_is_none_is_refused():
     with pytest.raises(ValueError, match="cache_size 0"):
         textae.AutoEncoderTokenizer(cache_size=0)
+
+
+def test_tokens_of_a_users_own_take_no_bytes_away(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    wide = next(string for string in tokenizer.strings() if not string.isascii())
+    for name in ("ã", wide.decode("latin-1")):  # how the vocabulary writes a byte, and the bytes of a token
+        with pytest.raises(ValueError, match="cannot be added"):
+            tokenizer.add_tokens([name])
+    assert tokenizer.add_tokens(["foo", "日本"]) == 2
+    text = "the foo of 日本 あ"
+    ids = tokenizer(text)["input_ids"]
+    assert {len(tokenizer) - 2, len(tokenizer) - 1} <= set(ids)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)) == ids
+
+
+@pytest.mark.parametrize("num_codes", [1, 3, 4])
+def test_any_number_of_codes_makes_a_tokenizer(num_codes, tmp_path):
+    torch.manual_seed(0)
+    config = fsq_autoencoder_config(num_codes=num_codes, levels=[8, 8, 8, 8, 8, 5, 5, 5])
+    model = textae.FsqAutoencoderModel(config).train()
+    tokens = [b" river", b" of the", b"sea"]
+    batch = FsqChunkCollator(textae.AutoEncoderTokenizer())([{"text": token.decode()} for token in tokens])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made = textae.AutoEncoderTokenizer.from_autoencoder(model, tokens)
+    assert len(made.kept)
+    made.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.encode_chunks([string.decode() for string in made.strings()]) == [
+        (made.first_code + i,) for i in range(len(made.kept))
+    ]
+
+
+def test_the_process_is_left_as_it_was(tokenizer):
+    """Threads at once, and a forked child, find and leave torch's settings as the user made them."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            rows = list(pool.map(lambda i: tokenizer.encode_chunks([f" w{i}x{j}" for j in range(300)]), range(8)))
+        assert len(rows) == 8
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        context = multiprocessing.get_context("fork")
+        with context.Pool(1) as pool:
+            assert pool.apply(threads_after, (tokenizer,)) == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def threads_after(tokenizer):
+    tokenizer.encode_chunks([" never seen"])
+    return torch.get_num_threads()
+
+
+def test_a_string_that_is_no_chunk_is_named():
+    with pytest.raises(ValueError, match="up to 16 bytes"):
+        textae.AutoEncoderTokenizer.from_autoencoder(trained_autoencoder()[0], [b"x" * 20])

@@ -197,7 +197,7 @@ class ChunkDraws(Dataset):
         tokens (`list[bytes]`): the list; may be empty.
         list_share (`float`): share of the draws that are the list's.
         temper (`float`, defaults to 1): power of the frequencies: 1 as in the corpus, 0 evenly.
-        size (`int`, defaults to 2 ** 21): draws; an epoch shows each once.
+        size (`int`, defaults to 2 ** 21): draws of an epoch; the next draws anew.
         seed (`int`, defaults to 0): of the draws.
 
     Raises:
@@ -212,13 +212,18 @@ class ChunkDraws(Dataset):
             raise ValueError("the corpus has no chunk to draw")
         self.counted, self.tokens = counted, tokens
         self.strings = [chunk.decode("utf-8") for chunk in chain(tokens, chunks)]
-        generator, listed = np.random.default_rng(seed), round(size * list_share)
-        draws = [np.resize(generator.permutation(len(tokens)), listed)] if listed else []
-        if size - listed:
-            weights = counts.astype(np.float64) ** temper
-            cumulated = np.cumsum(weights / weights.sum())
-            found = np.searchsorted(cumulated, generator.random(size - listed), side="right")
-            draws.append(np.minimum(found, len(chunks) - 1) + len(tokens))
+        self.size, self.listed, self.seed = size, round(size * list_share), seed
+        weights = counts.astype(np.float64) ** temper
+        self.cumulated = np.cumsum(weights / weights.sum())
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Draw for an epoch, from 0: by the seed and its number alone."""
+        generator = np.random.default_rng((self.seed, epoch))
+        draws = [np.resize(generator.permutation(len(self.tokens)), self.listed)] if self.listed else []
+        if self.size > self.listed:
+            found = np.searchsorted(self.cumulated, generator.random(self.size - self.listed), side="right")
+            draws.append(np.minimum(found, len(self.cumulated) - 1) + len(self.tokens))
         self.draws = np.concatenate(draws).astype(np.int32)
 
     def __len__(self):

@@ -5,6 +5,7 @@ import torch
 from transformers import DataCollatorForLanguageModeling
 
 from ..models.byte_tokenizer import NUM_BYTES
+from ..models.chunks import chunks_of
 from .noise import NoiseRate, mask_text
 
 
@@ -270,9 +271,10 @@ class FsqChunkCollator:
     """Chunks as rows of bytes, labelled with themselves. A text of more bytes than a chunk has is cut into several rows.
 
     Args:
-        tokenizer ([`AutoEncoderTokenizer`]): cuts texts.
+        tokenizer ([`AutoEncoderTokenizer`]): says how long a chunk may be, where nothing else does.
         rate (`float`, defaults to 0): of noise, of which there is none.
         seed (`int`, defaults to 0), max_length (`int`, *optional*): as of other collators, and of no effect.
+        max_chunk_length (`int`, *optional*): bytes of a chunk.
 
     Raises:
         ValueError: for a rate that is not 0.
@@ -286,9 +288,9 @@ class FsqChunkCollator:
     ```
     """
 
-    def __init__(self, tokenizer, rate=0.0, seed=0, max_length=None):
+    def __init__(self, tokenizer, rate=0.0, seed=0, max_length=None, max_chunk_length=None):
         check_no_noise(type(self).__name__, rate)
-        self.tokenizer = tokenizer
+        self.longest = max_chunk_length or tokenizer.max_chunk_length
 
     def __call__(self, examples):
         """Collate examples, each a `dict` with a `text`.
@@ -303,10 +305,10 @@ class FsqChunkCollator:
         rows = []
         for example in examples:
             data = example["text"].encode("utf-8")
-            if len(data) <= self.tokenizer.max_chunk_length:
+            if len(data) <= self.longest:
                 rows.append(data)
             else:
-                rows += [chunk.encode("utf-8") for chunk in self.tokenizer.chunks(example["text"])]
+                rows += [chunk.encode("utf-8") for chunk in chunks_of(example["text"], self.longest)]
         rows = [np.frombuffer(row, dtype=np.uint8) for row in rows]
         labels = pad_rows(rows, -100)
         return {
@@ -317,7 +319,8 @@ class FsqChunkCollator:
 
 
 class FsqLanguageCollator:
-    """Tokenizes texts for a language model: each row begins with `<bos>`, and every other token is a label.
+    """Tokenizes texts for a language model: each row begins with `<bos>`, and every other token is a label; a passage that is the
+    last of its document ends with `<eos>`.
 
     At a rate, texts are read without tokens that span words, as those read them who score an answer apart from its context. Which
     texts follows from the seed, the epoch and the example's index as in [`EncodzallMaskingCollator`].
@@ -350,7 +353,7 @@ class FsqLanguageCollator:
         self.collated = 0
 
     def __call__(self, examples):
-        """Collate examples, each a `dict` with a `text`.
+        """Collate examples, each a `dict` with a `text` and, as [`passage_dataset`] gives it, `ends_document`.
 
         Returns:
             `dict` of tensors: `input_ids`, `attention_mask` and `labels` of shape `(batch, length)`, the latter -100 on
@@ -372,7 +375,8 @@ class FsqLanguageCollator:
         if any(apart):
             split = self.tokenizer.without_spans()(texts, **cut)["input_ids"]
             joined = [b if a else j for a, b, j in zip(apart, split, joined, strict=True)]
-        rows = [np.append(self.tokenizer.bos_token_id, ids) for ids in joined]
+        ends = [[self.tokenizer.eos_token_id] if example.get("ends_document") else [] for example in examples]
+        rows = [np.array([self.tokenizer.bos_token_id, *ids, *end]) for ids, end in zip(joined, ends, strict=True)]
         labels = pad_rows(rows, -100)
         labels[:, 0] = -100
         batch = {

@@ -8,6 +8,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from itertools import compress
 from pathlib import Path
 
 import datasets
@@ -329,11 +330,15 @@ def passage_dataset(documents, length, min_length=1):
         min_length (`int`, defaults to 1): shorter passages, the ends of documents, are left out.
 
     Returns:
-        A dataset of the same kind with the column `text`.
+        A dataset of the same kind with the columns `text` and `ends_document`, whether it is the last of its document.
     """
 
     def cut(batch):
-        passages = [p for text in batch["text"] if text for p in split_passages(text, length)]
-        return {"text": [p for p in passages if len(p.encode("utf-8")) >= min_length]}
+        passages, ends = [], []
+        for text in filter(None, batch["text"]):
+            passages += split_passages(text, length)
+            ends += [False] * (len(passages) - len(ends) - 1) + [True]
+        long_enough = [len(p.encode("utf-8")) >= min_length for p in passages]
+        return {"text": list(compress(passages, long_enough)), "ends_document": list(compress(ends, long_enough))}
 
     return documents.map(cut, batched=True, remove_columns=["text"])

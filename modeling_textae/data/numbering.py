@@ -20,6 +20,8 @@ class NumberedDataset(Dataset):
     def set_epoch(self, epoch):
         """Set the epoch, from 0, whose order the sampler draws; the Trainer calls it."""
         self.epoch = epoch
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     def __len__(self):
         return len(self.dataset)

@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from ..data.chunk_lists import count_chunks, token_uses
 from ..models.modeling_fsq_autoencoder import chunk_matrix
 from .language import language_figures
+from .metrics import adaptive_code_bits
 from .report import figure
 from .texts import batches
 
@@ -180,6 +181,41 @@ def neighbours(tokenizer, word, number=8):
     return [string for string in found if string != word][:number]
 
 
+def space_between(tokenizer, texts, number=4096, seed=0):
+    """What lies beside the tokens in the space of codes: strings of codes that differ from a kept one by one step of one number.
+
+    Args:
+        tokenizer ([`AutoEncoderTokenizer`]): of FSQ codes.
+        texts (`list[str]`): training text.
+        number (`int`, defaults to 4096): of codes to draw.
+        seed (`int`, defaults to 0): of the draw.
+
+    Returns:
+        `dict`: `codes` drawn; `owned`, the share whose string's own code they are; and `unseen`, the share of these strings that
+        never occur in the texts.
+    """
+    generator, quantizer = np.random.default_rng(seed), tokenizer.autoencoder.quantizer
+    codes = tokenizer.kept[generator.integers(len(tokenizer.kept), size=number)].astype(np.int64)
+    levels = np.array(quantizer.levels)
+    basis = np.cumprod(levels) // levels
+    column, digit = generator.integers(codes.shape[1], size=number), generator.integers(len(levels), size=number)
+    value = codes[np.arange(number), column] // basis[digit] % levels[digit]
+    step = np.where(value == 0, 1, np.where(value == levels[digit] - 1, -1, generator.choice([-1, 1], size=number)))
+    codes[np.arange(number), column] += step * basis[digit]
+    strings = tokenizer._spell(codes)[0]
+    own = tokenizer._codes([string or b"\0" for string in strings])[0]
+    owned = []
+    for string, row, other in zip(strings, codes, own, strict=True):
+        try:
+            if (row == other).all() and string:
+                owned.append(string.decode("utf-8"))
+        except UnicodeDecodeError:
+            continue
+    seen = "\n".join(texts)
+    unseen = [string for string in owned if string not in seen]
+    return {"codes": number, "owned": len(owned) / number, "unseen": len(unseen) / max(len(owned), 1)}
+
+
 def chunk_report(model, tokenizer, texts, tokens=()):
     """All figures of an autoencoder and its tokenizer on held-out texts.
 
@@ -210,10 +246,10 @@ def rate_rows(model, tokenizer, passages):
     """
     rows = tokenizer(passages, add_special_tokens=False)["input_ids"]
     uses = np.bincount([i for row in rows for i in row], minlength=len(tokenizer))
-    p, size = uses[uses > 0] / uses.sum(), sum(len(text.encode("utf-8")) for text in passages)
+    size = sum(len(text.encode("utf-8")) for text in passages)
     bits = {
         "ids, log2 of their number": np.log2(len(tokenizer)) * uses.sum(),
-        "ids, entropy code": -(p * np.log2(p)).sum() * uses.sum(),
+        "ids, adaptive code": adaptive_code_bits(uses),
     }
     if hasattr(model, "trunk"):
         figures = language_figures(model, tokenizer, passages)

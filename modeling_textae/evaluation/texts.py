@@ -43,7 +43,7 @@ def batches(items, size, description):
 
 
 def texts_of(dataset, limit=None):
-    """The texts of a dataset, streamed or not, at most `limit` of them."""
+    """The texts of a dataset, streamed or not, at most `limit` of them; rows without one are left out, as in training."""
     if isinstance(dataset, datasets.Dataset) and limit is None:
-        return list(dataset["text"])
-    return [example["text"] for example in islice(dataset, limit)]
+        return [text for text in dataset["text"] if text]
+    return list(islice((example["text"] for example in dataset if example["text"]), limit))

@@ -92,8 +92,28 @@ class ByteTokenizer(PreTrainedTokenizer):
         """Return all tokens with their ids; byte `b` is written `chr(b)`."""
         return {chr(byte): byte for byte in range(NUM_BYTES)} | self.added_tokens_encoder
 
-    def _tokenize(self, text, **kwargs):
-        return [chr(byte) for byte in text.encode("utf-8")]
+    def _add_tokens(self, new_tokens, special_tokens=False):
+        vocabulary = self.get_vocab() if any(not str(token).isascii() for token in new_tokens or ()) else {}
+        for token in map(str, new_tokens or ()):
+            if not token.isascii() and token in vocabulary and token not in self._added_tokens_encoder:
+                raise ValueError(
+                    f"{token!r} cannot be added: the vocabulary writes the bytes {token.encode('latin-1')!r} so, and text "
+                    "would no longer come back"
+                )
+        return super()._add_tokens(new_tokens, special_tokens=special_tokens)
+
+    def tokenize(self, text, split_special_tokens=None, **kwargs):
+        """The tokens of a text as the vocabulary writes them: bytes as Latin-1 does.
+
+        Args:
+            text (`str`).
+            split_special_tokens (`bool`, *optional*): by default the tokenizer's own.
+
+        Returns:
+            `list[str]`.
+        """
+        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        return self.convert_ids_to_tokens(self._text_ids(text, self._added_token_pattern(split)).tolist())
 
     def _convert_token_to_id(self, token):
         if len(token) == 1 and ord(token) < NUM_BYTES:
@@ -355,8 +375,7 @@ class ByteTokenizer(PreTrainedTokenizer):
         Returns:
             `bytes`.
         """
-        ids = np.asarray(token_ids, dtype=np.int64).reshape(-1)
-        return ids[(ids >= 0) & (ids < NUM_BYTES)].astype(np.uint8).tobytes()
+        return self._bytes_of(self._checked_ids(token_ids), set(self.all_special_ids))
 
     def convert_tokens_to_string(self, tokens):
         """Join byte tokens and special tokens to a text; bytes that are no UTF-8 become U+FFFD."""
@@ -371,13 +390,16 @@ class ByteTokenizer(PreTrainedTokenizer):
             raise ValueError(f"id {wrong} is no token: accepted are 0 to {len(self) - 1}")
         return ids
 
-    def _decode(self, token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=None, **kwargs):
-        ids = self._checked_ids(token_ids)
+    def _bytes_of(self, ids, left_out):
+        """The bytes of ids, an array of shape `(n,)`, but for a set that is left out."""
         if (ids < NUM_BYTES).all():
-            return self.decode_bytes(ids).decode("utf-8", errors="replace")
+            return ids.astype(np.uint8).tobytes()
         added = self._added_tokens_decoder
-        special = set(self.all_special_ids) if skip_special_tokens else ()
         parts = [
-            bytes([i]) if i < NUM_BYTES else added[i].content.encode("utf-8") for i in ids.tolist() if i not in special
+            bytes([i]) if i < NUM_BYTES else added[i].content.encode("utf-8") for i in ids.tolist() if i not in left_out
         ]
-        return b"".join(parts).decode("utf-8", errors="replace")
+        return b"".join(parts)
+
+    def _decode(self, token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=None, **kwargs):
+        left_out = set(self.all_special_ids) if skip_special_tokens else set()
+        return self._bytes_of(self._checked_ids(token_ids), left_out).decode("utf-8", errors="replace")

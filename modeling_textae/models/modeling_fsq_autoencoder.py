@@ -484,7 +484,8 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
 
     def latent_bits(self, latents, mask=None, bits=None):
         """Bits of each chunk's codes, shape `(batch,)`, as if all were as likely: log2 of how many there are, for each code."""
-        return torch.full((len(latents),), self.config.num_codes * math.log2(self.config.codebook_size))
+        bits = self.config.num_codes * math.log2(self.config.codebook_size)
+        return torch.full((len(latents),), bits, device=latents.device)
 
 
 def chunk_matrix(chunks, longest):
@@ -495,7 +496,13 @@ def chunk_matrix(chunks, longest):
 
     Returns:
         `tuple[torch.LongTensor, torch.LongTensor]`: bytes, shape `(n, longest)`, 0 beyond the end; and lengths, shape `(n,)`.
+
+    Raises:
+        ValueError: for a chunk that is too long.
     """
+    for chunk in chunks:
+        if len(chunk) > longest:
+            raise ValueError(f"{chunk!r} is no chunk: accepted are up to {longest} bytes")
     joined = b"".join(chunk.ljust(longest, b"\0") for chunk in chunks)
     ids = torch.frombuffer(bytearray(joined), dtype=torch.uint8) if joined else torch.zeros(0, dtype=torch.uint8)
     return ids.view(-1, longest).long(), torch.tensor([len(chunk) for chunk in chunks], dtype=torch.long)
@@ -560,10 +567,15 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         self.register_buffer("token_codes", torch.empty(config.vocab_size, config.num_codes, dtype=torch.int32))
         self.gradient_checkpointing = False
         self.post_init()
-        # Each half is trained where the phase says so and a loss reaches it.
-        spells = config.reconstruction_weight > 0
-        self.model.encoder.requires_grad_(config.frozen == "nothing" and (config.code_embeddings or spells))
-        self.model.decoder.requires_grad_(config.frozen != "autoencoder" and spells)
+        self.freeze()
+
+    def freeze(self):
+        """Take the gradient from what the phase leaves alone, and from what no loss reaches."""
+        spells = self.config.reconstruction_weight > 0
+        if self.config.frozen != "nothing" or not (self.config.code_embeddings or spells):
+            self.model.encoder.requires_grad_(False)
+        if self.config.frozen == "autoencoder" or not spells:
+            self.model.decoder.requires_grad_(False)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -574,13 +586,11 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
                 init.normal_(module.code_proj.weight, std=self.config.initializer_range)
 
     def train(self, mode=True):
-        """As of any module; the autoencoder's statistics stay those that the tokenizer was made with, and once its weights
-        move, the tokenizer is no longer the model's: `training.codes.export_again` makes the one that is."""
+        """As of any module; the autoencoder's statistics stay those that the tokenizer was made with."""
         super().train(mode)
         self.model.encoder.norm.eval()
         self.model.quantizer.eval()
-        if mode and self.config.frozen == "nothing":
-            self.config.tokenizer_fingerprint = None
+        self.freeze()  # weights that were loaded have their gradient again
         return self
 
     def get_input_embeddings(self):
@@ -639,6 +649,11 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
     def check_tokenizer(self, tokenizer):
         """Raise `ValueError` for a tokenizer whose tokens are not those that the model was trained on."""
         fingerprint = getattr(tokenizer, "fingerprint", None)
+        if self.config.tokenizer_fingerprint is None:
+            raise ValueError(
+                "the model has no tokenizer: adopt() takes one on, and training.codes.export_again() makes the one of an "
+                "autoencoder that was trained further"
+            )
         if fingerprint != self.config.tokenizer_fingerprint:
             raise ValueError(
                 f"the tokenizer's fingerprint is {fingerprint}, the model was trained with "
@@ -669,7 +684,9 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         else:
             # Only what has a code is encoded: padding is no chunk.
             chunks = chunk_bytes[has_code.flatten(2).any(-1)]
-            found = self.model.quantized(chunks.where(chunks < NUM_BYTES, 0), (chunks < NUM_BYTES).sum(1))[0]
+            # In float32, as the tokenizer's: in bfloat16 one chunk of six has another code.
+            with torch.autocast(chunks.device.type, enabled=False):
+                found = self.model.quantized(chunks.where(chunks < NUM_BYTES, 0), (chunks < NUM_BYTES).sum(1))[0]
             codes = found.new_zeros(*indices.shape, found.shape[-1])
             codes = codes.masked_scatter(has_code.expand_as(codes), found)
         codes = codes * has_code
@@ -722,6 +739,11 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         codes = None
         if inputs_embeds is None:
             inputs_embeds, codes = self.embeddings(input_ids, chunk_bytes)
+        trained = self.training and labels is not None and torch.is_grad_enabled()
+        if trained and any(p.requires_grad for p in self.model.parameters()):
+            self.config.tokenizer_fingerprint = (
+                None  # once the autoencoder's weights move, its tokenizer is the model's no more
+            )
         outputs = self.trunk(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -783,5 +805,6 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         return self.model.reconstruct(texts, tokenizer, batch_size)
 
     def latent_bits(self, latents, mask, bits=None):
-        """Bits of each text's codes, shape `(batch,)`, as if all were as likely."""
-        return mask.sum(-1) * self.config.num_codes * math.log2(self.config.codebook_size)
+        """Bits of each text's tokens, shape `(batch,)`, as if all were as likely; `run_eval.py rate-distortion` prints what they
+        take under the language model."""
+        return mask.sum(-1) * math.log2(self.config.vocab_size)

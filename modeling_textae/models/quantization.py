@@ -16,8 +16,9 @@ def straight_through(exact, rounded):
 class StepStatistics(nn.Module):
     """Sums over the training passes of one optimizer step and over all ranks, handed on once, when the next step begins.
 
-    A step has gone by when the parameter that a subclass names has been moved, so that accumulated micro-batches count as
-    one batch, under any trainer. Where it is frozen nothing is gathered. Not for checkpointed blocks, which pass twice.
+    A step has gone by when the parameter that a subclass names has been moved in place, as all optimizers of torch do, so that
+    accumulated micro-batches count as one batch, under any trainer; what writes `parameter.data` goes unseen. Where it is
+    frozen nothing is gathered. Not for checkpointed blocks, which pass twice.
 
     Args:
         shapes (`dict[str, tuple[int]]`): of each sum.

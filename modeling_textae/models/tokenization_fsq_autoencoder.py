@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from itertools import chain, islice
@@ -22,8 +23,8 @@ FILE = "tokenizer.safetensors"
 MARGIN = 1e-3
 ENCODER_BATCH = 256
 CACHE_SIZE = 2**17
-LONGEST_REMEMBERED = 64  # characters; what is longer seldom comes again
-PROCESS = os.getpid()
+LONGEST_REMEMBERED, MOST_REMEMBERED = 24, 12  # characters, and ids: what is longer seldom comes again
+SPREADING = -7046029254386353131  # an odd number of 64 random-looking bits
 
 
 class Cache(dict):
@@ -62,7 +63,11 @@ class Cache(dict):
                 known.update(zip(new, make(new), strict=True))
             for i in places:
                 found[i] = known[strings[i]]
-            known = {string: known[string] for string in [*known][-self.size :] if len(string) <= LONGEST_REMEMBERED}
+            known = {
+                string: known[string]
+                for string in [*known][-self.size :]
+                if len(string) <= LONGEST_REMEMBERED and len(known[string]) <= MOST_REMEMBERED
+            }
             if len(self) + len(known) > self.size:
                 self.old = dict(self)
                 self.clear()
@@ -88,20 +93,44 @@ class Int8Encoder:
         return self.quantized(ids, lengths)
 
 
+class Settings:
+    """Of torch, for a whole process: who changes them for a while holds the lock."""
+
+    def __init__(self):
+        self.lock, self.process = threading.RLock(), os.getpid()
+
+    def after_fork(self):
+        """In a child a lock that another thread held is never given back."""
+        self.lock = threading.RLock()
+
+
+SETTINGS = Settings()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=SETTINGS.after_fork)
+
+
 @contextmanager
 def plain_float32():
     """Products in float32 on the CPU, whatever the caller has set up: codes and tables must not turn on it."""
-    if os.getpid() != PROCESS:
-        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-    precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
-    torch.set_float32_matmul_precision("highest")
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.no_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.set_default_dtype(dtype)
+    with SETTINGS.lock:
+        precision, dtype, threads = (
+            torch.get_float32_matmul_precision(),
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+        )
+        torch.set_float32_matmul_precision("highest")
+        torch.set_default_dtype(torch.float32)
+        forked = os.getpid() != SETTINGS.process
+        if forked:
+            torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+        try:
+            with torch.no_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+            torch.set_default_dtype(dtype)
+            if forked:
+                torch.set_num_threads(threads)
 
 
 class AutoEncoderTokenizer(ByteTokenizer):
@@ -109,7 +138,8 @@ class AutoEncoderTokenizer(ByteTokenizer):
 
     Text is cut into chunks of at most 16 bytes; a chunk whose code is kept and decodes to it exactly is one token, any other
     is split into the fewest tokens; then runs of tokens that one kept code spells, like ` of the`, are joined. Every string
-    round-trips.
+    round-trips. A code is believed only where the table, which the decoder alone makes, agrees: the ids are those that the table
+    alone would give, whatever precision the encoder is run in.
 
     Ids: bytes 0-255, `<pad>` 256, `<bos>` 257, `<eos>` 258, `<sep>` 259, `<mask>` 260, kept codes from 261 on. No file holds
     strings: what an id stands for is derived at load, in float32, from the decoder and the kept codes in `tokenizer.safetensors`.
@@ -231,9 +261,6 @@ class AutoEncoderTokenizer(ByteTokenizer):
         if self.autoencoder is not None:
             if self.int8_encoder:
                 self._encoder = Int8Encoder(self.autoencoder.encoder)
-            size = self.autoencoder.config.codebook_size
-            if self.kept.shape[1] * np.log2(size) >= 63:
-                raise ValueError(f"{self.kept.shape[1]} codes of {size} are more than a tokenizer can number")
             spelled, _ = self._spell(self.kept)
             if any(len(chunk) < 2 for chunk in spelled) or len(set(spelled)) < len(spelled):
                 raise ValueError(
@@ -268,10 +295,10 @@ class AutoEncoderTokenizer(ByteTokenizer):
         return MAX_CHUNK_LENGTH if self.autoencoder is None else self.autoencoder.config.max_chunk_length
 
     def _keys(self, codes):
-        """One number for each row of codes."""
+        """A number of 64 bits for each row of codes; should two rows ever share one, the table tells them apart."""
         key = np.zeros(len(codes), dtype=np.int64)
         for column in codes.T.astype(np.int64):
-            key = key * self.autoencoder.config.codebook_size + column
+            key = (key + column) * SPREADING
         return key
 
     @plain_float32()
@@ -347,9 +374,6 @@ class AutoEncoderTokenizer(ByteTokenizer):
         """All tokens with their ids; a token is written as the characters that its bytes are in Latin-1."""
         named = {chunk.decode("latin-1"): i for i, chunk in enumerate(self._table) if chunk}
         return named | self.added_tokens_encoder
-
-    def _tokenize(self, text, **kwargs):
-        return [self._table[i].decode("latin-1") for i in self._text_ids(text, None).tolist()]
 
     def _convert_token_to_id(self, token):
         try:
@@ -443,26 +467,19 @@ class AutoEncoderTokenizer(ByteTokenizer):
 
     # Ids to text
 
-    def decode_bytes(self, token_ids):
-        """Return the bytes that ids stand for, special tokens left out."""
-        table = self._table
-        ids = np.asarray(token_ids, dtype=np.int64).reshape(-1).tolist()
-        return b"".join([table[i] for i in ids if 0 <= i < len(table)])
-
     def convert_tokens_to_string(self, tokens):
         """Join tokens to a text; bytes that are no UTF-8 become U+FFFD."""
         parts = [t.encode("utf-8" if t in self._added_tokens_encoder else "latin-1") for t in tokens]
         return b"".join(parts).decode("utf-8", errors="replace")
 
-    def _decode(self, token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=None, **kwargs):
-        ids = self._checked_ids(token_ids)
+    def _bytes_of(self, ids, left_out):
         table, added = self._table, self._added_tokens_decoder
-        special = set(self.all_special_ids) if skip_special_tokens else ()
-        parts = [
-            added[i].content.encode("utf-8") if i in added and i not in special else b"" if i in added else table[i]
-            for i in ids.tolist()
-        ]
-        return b"".join(parts).decode("utf-8", errors="replace")
+        return b"".join(
+            [
+                b"" if i in left_out else added[i].content.encode("utf-8") if i in added else table[i]
+                for i in ids.tolist()
+            ]
+        )
 
 
 def rounded(model):

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from ..data.chunk_lists import ChunkDraws, count_chunks, token_list
 from ..data.corpora import load_corpus, passage_dataset
@@ -106,7 +106,10 @@ def make_tokenizer(recipe, documents, checkpoint=None):
     """
     kind, named = recipe.family.tokenizer, checkpoint or recipe.model.initial_checkpoint or recipe.model.tokenizer
     if not hasattr(kind, "train"):
-        return kind.from_pretrained(named) if named and recipe.family.needs_tokenizer else kind()
+        if not recipe.family.needs_tokenizer:
+            return kind()
+        # Every text that the model is trained on begins with <bos>, and so shall every other that it reads.
+        return kind.from_pretrained(named, starts_with_bos=True)
     if not named:
         texts = (example["text"] for example in documents if example["text"])
         if recipe.data.streaming:
@@ -145,6 +148,12 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     recipe.config.pad_token_id = tokenizer.pad_token_id
     if family.needs_tokenizer:
         recipe.config.vocab_size = len(tokenizer)
+        saved = AutoConfig.from_pretrained(recipe.model.initial_checkpoint)
+        if saved.tokenizer_fingerprint not in (None, tokenizer.fingerprint):
+            raise ValueError(
+                f"{recipe.model.initial_checkpoint!r} was trained with the tokenizer {saved.tokenizer_fingerprint}, but the "
+                f"one there has the fingerprint {tokenizer.fingerprint}"
+            )
     set_seed(training.seed)
     if make_model is not None:
         model = make_model(tokenizer)
@@ -155,11 +164,11 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     else:
         model = family.model(recipe.config)
     if family.needs_tokenizer and make_model is None:
-        if model.config.tokenizer_fingerprint is not None:
-            model.check_tokenizer(tokenizer)
         model.adopt(tokenizer)
+    sources = (recipe.noise, data, recipe.config)
     options = {
-        name: getattr(recipe.noise if hasattr(recipe.noise, name) else data, name) for name in family.collator_fields
+        name: next(getattr(source, name) for source in sources if hasattr(source, name))
+        for name in family.collator_fields
     }
     collator, eval_collator = (
         family.collator(tokenizer, recipe.noise.noise_rate, training.seed, data.max_tokens, **options) for _ in range(2)

@@ -5,6 +5,12 @@ import numpy as np
 from ..data.chunk_lists import pruned
 from ..models.tokenization_fsq_autoencoder import AutoEncoderTokenizer
 
+# What a user may have set, and is kept when a tokenizer is exported again.
+SETTINGS = (
+    "starts_with_bos", "ends_with_eos", "split_special_tokens", "int8_encoder", "cache_size", "join_spans", "padding_side",
+    "truncation_side", "model_max_length", "chat_template",
+)  # fmt: skip
+
 
 def commonest_chunks(counted, number):
     """The commonest chunks of at least two bytes, as candidates where no list of tokens was chosen.
@@ -54,10 +60,14 @@ def export_again(model, tokenizer):
     Returns:
         [`AutoEncoderTokenizer`].
     """
-    strings = tokenizer.strings()
-    again = AutoEncoderTokenizer.from_autoencoder(model.model, strings)
+    strings, settings = tokenizer.strings(), {name: getattr(tokenizer, name) for name in SETTINGS}
+    again = AutoEncoderTokenizer.from_autoencoder(model.model, strings, **settings)
     owned = set(again.strings())
     rows = [*range(tokenizer.first_code), *(tokenizer.first_code + i for i, s in enumerate(strings) if s in owned)]
+    # What a user added stands above the codes.
+    added = [tokenizer.added_tokens_decoder[i] for i in range(tokenizer.vocab_size, len(tokenizer))]
+    again.add_tokens(added)
+    rows += range(tokenizer.vocab_size, len(tokenizer))
     model.keep_tokens(rows)
     model.adopt(again)
     return again

@@ -50,7 +50,7 @@ class Family:
     Attributes:
         tokenizer (`type`): one with a class method `train(texts, vocab_size)` learns its vocabulary from the corpus.
         collator (`type`): called with the tokenizer, the noise rate, the seed and `collator_fields`.
-        collator_fields (`tuple[str, ...]`): fields of a recipe that the collator takes by their names.
+        collator_fields (`tuple[str, ...]`): fields of a recipe, or of its configuration, that the collator takes by their names.
         defaults (`dict`): fields of a recipe that this family begins with, where they differ from the others'.
         reads_chunks (`bool`): examples are chunks instead of passages, and what is learned is a tokenizer.
         needs_tokenizer (`bool`): the run starts from a checkpoint whose tokenizer decides the size of the vocabulary.
@@ -81,6 +81,7 @@ FAMILIES = {
         AutoEncoderTokenizer,
         FsqAutoencoderModel,
         FsqChunkCollator,
+        collator_fields=("max_chunk_length",),
         defaults={"noise": "fixed", "noise_rate": 0.0},
         reads_chunks=True,
     ),
@@ -478,7 +479,7 @@ def check_initial(checkpoint, config):
         raise FileNotFoundError(f"no checkpoint {checkpoint!r} to start from: it has no config.json")
     saved = type(config).from_pretrained(checkpoint)
     names = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
-    if hasattr(config, "autoencoder_fields") and saved.tokenizer_fingerprint is None:
+    if hasattr(config, "autoencoder_fields") and "FsqAutoencoderForCausalLM" not in (saved.architectures or ()):
         names &= set(config.autoencoder_fields())  # there is no language model there yet
     differing = [
         f"{n} ({getattr(saved, n)} there, {getattr(config, n)} here)"
