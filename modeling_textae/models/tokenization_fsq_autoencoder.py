@@ -19,8 +19,9 @@ from .configuration_fsq_autoencoder import FsqAutoencoderConfig
 from .modeling_fsq_autoencoder import FsqAutoencoderModel, chunk_matrix
 
 FILE = "tokenizer.safetensors"
-# A code is kept only where float32 on another machine cannot round it otherwise: by so much, in steps of a level and in scores.
-MARGIN = 1e-3
+# A code is kept only where float32 on another machine would tell the same: numbers lie so far from the edge between two levels, in
+# steps of a level, and scores lead by so much. Float32 was found to differ from float64 by up to 2e-4 of a step.
+CODE_MARGIN, SCORE_MARGIN = 3e-4, 1e-3
 ENCODER_BATCH = 256
 CACHE_SIZE = 2**17
 LONGEST_REMEMBERED, MOST_REMEMBERED = 24, 12  # characters, and ids: what is longer seldom comes again
@@ -221,7 +222,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         names = {token.content.encode() for token in tokenizer._added_tokens_decoder.values()}
         seen, owned = set(), []
         for i, chunk in enumerate(chunks):
-            if spelled[i] == chunk and safe[i] and leads[i] >= MARGIN and chunk not in names and chunk not in seen:
+            if spelled[i] == chunk and safe[i] and leads[i] >= SCORE_MARGIN and chunk not in names and chunk not in seen:
                 seen.add(chunk)
                 owned.append(i)
         tokenizer.kept = codes[owned].astype(np.int32)
@@ -311,7 +312,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
             batch = slice(start, start + ENCODER_BATCH)
             values = encoder(*chunk_matrix(chunks[batch], self.max_chunk_length))
             codes[batch] = quantizer.indices(values).numpy()
-            safe[batch] = (quantizer.margins(values) >= MARGIN).all(-1).numpy()
+            safe[batch] = (quantizer.margins(values) >= CODE_MARGIN).all(-1).numpy()
         return codes, safe
 
     @plain_float32()
