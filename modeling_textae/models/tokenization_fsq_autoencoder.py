@@ -19,8 +19,8 @@ from .configuration_fsq_autoencoder import FsqAutoencoderConfig
 from .modeling_fsq_autoencoder import FsqAutoencoderModel, chunk_matrix
 
 FILE = "tokenizer.safetensors"
-# A code is kept only where float32 on another machine would tell the same: numbers lie so far from the edge between two levels, in
-# steps of a level, and scores lead by so much. Float32 was found to differ from float64 by up to 2e-4 of a step.
+# A code is kept only where float32 on another machine would tell the same: numbers lie so far from the edge between two levels,
+# in steps of a level, and scores lead by so much. Float32 was found to differ from float64 by up to 2e-4 of a step.
 CODE_MARGIN, SCORE_MARGIN = 3e-4, 1e-3
 ENCODER_BATCH = 256
 CACHE_SIZE = 2**17
