@@ -356,9 +356,10 @@ def test_the_autoencoder_loads_out_of_a_language_models_folder(trained_language_
     assert model.reconstruct(["the sea"], tokenizer) == ["the sea"]
 
 
-def test_stock_lm_eval_scores_it_as_the_model_does(trained_language_model, tmp_path):
+@pytest.mark.parametrize("starts_with_bos", [False, True])
+def test_stock_lm_eval_scores_it_as_the_model_does(trained_language_model, starts_with_bos, tmp_path):
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
-    tokenizer = AutoTokenizer.from_pretrained(trained_language_model)
+    tokenizer = AutoTokenizer.from_pretrained(trained_language_model, starts_with_bos=starts_with_bos)
     model = AutoModelForCausalLM.from_pretrained(trained_language_model).eval()
     # A token over the edge of context and answer would be scored as neither.
     tokenizer = tokenizer.without_spans()

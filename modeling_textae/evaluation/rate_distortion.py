@@ -14,7 +14,7 @@ COMPRESSORS = {
 
 
 def token_rate_distortion(model, tokenizer, passages, batch_size=32, roundings=(None, 16, 8, 6, 5, 4, 3, 2, 1)):
-    """One row for each way to store a token autoencoder's latents, one for the tokens' own entropy code, one for each compressor.
+    """One row for each way to store a token autoencoder's latents, one for the tokens' own code, one for each compressor.
 
     Args:
         model ([`CtaModel`]), tokenizer.
