@@ -39,7 +39,8 @@ class FsqAutoencoderOutput(AutoencoderOutput):
         chunk_accuracy (`torch.FloatTensor` of shape `()`): share of the labelled chunks whose bytes and length all do.
         byte_perplexity (`torch.FloatTensor` of shape `()`): of the labels of this batch.
         code_use (`torch.FloatTensor` of shape `()`): distinct codes over chunks in this batch.
-        logits (`torch.FloatTensor` of shape `(batch, length, 256)`): scores of each byte.
+        logits (`torch.FloatTensor` of shape `(batch, length, 256)`): scores of each byte; in training with labels without a
+            gradient, and 0 where no label is.
         length_logits (`torch.FloatTensor` of shape `(batch, max_chunk_length + 1)`): scores of each length from 0.
         latents (`torch.FloatTensor` of shape `(batch, num_codes, code_size)`): the codes; FSQ's numbers are in [-1, 1].
         indices (`torch.LongTensor` of shape `(batch, num_codes)`): the codes' numbers, from 0 to `codebook_size - 1`.
@@ -86,7 +87,7 @@ class PerceptronBlock(GradientCheckpointingLayer):
 
     def __init__(self, width, eps):
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=eps)
+        self.norm = nn.LayerNorm(width, eps=eps, bias=False)
         self.up = nn.Linear(width, width)
         self.down = nn.Linear(width, width)
 
@@ -98,7 +99,7 @@ class PerceptronBlock(GradientCheckpointingLayer):
 def perceptron(inputs, config, width):
     """From `inputs` numbers to `width`: a matrix, residual blocks, a norm."""
     blocks = [PerceptronBlock(width, config.norm_eps) for _ in range(config.num_blocks)]
-    return nn.Sequential(nn.Linear(inputs, width), *blocks, nn.RMSNorm(width, eps=config.norm_eps))
+    return nn.Sequential(nn.Linear(inputs, width), *blocks, nn.LayerNorm(width, eps=config.norm_eps, bias=False))
 
 
 class PerceptronEncoder(nn.Module):
@@ -132,7 +133,7 @@ class ConvolutionEncoder(nn.Module):
         width = config.encoder_hidden_size
         sizes = [config.byte_embedding_size, width // 2, width, width]
         self.convs = nn.ModuleList(nn.Linear(3 * i, o) for i, o in pairwise(sizes))
-        self.norm = nn.RMSNorm(width, eps=config.norm_eps)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
 
     def forward(self, embeds, mask):
         """As of [`PerceptronEncoder`]."""
@@ -244,7 +245,7 @@ class VectorDecoder(nn.Module):
         width = config.decoder_hidden_size or config.encoder_hidden_size
         self.layers = (ConvolutionDecoder if config.block_type == "conv" else PerceptronDecoder)(config, width)
         self.num_frequencies = config.num_frequencies
-        self.norm = nn.RMSNorm(config.byte_embedding_size, eps=config.norm_eps)
+        self.norm = nn.LayerNorm(config.byte_embedding_size, eps=config.norm_eps, bias=False)
         self.byte_head = nn.Linear(config.byte_embedding_size, NUM_BYTES)
 
     def forward(self, codes):
@@ -375,31 +376,39 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
         ids, lengths, places = self.arranged(input_ids, attention_mask)
         codes, indices, distances = self.quantized(ids, lengths)
         states, length_logits = self.decoder(codes.to(self.dtype))
-        states = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-        losses = {}
+        losses, logits = {}, None
         if labels is not None:
-            losses = self.losses(states, length_logits, distances, labels, lengths, num_items_in_batch)
+            # Most places of most chunks are padding: training computes the scores that count alone.
+            asked = labels != -100
+            logits = self.decoder.byte_head(states[asked.nonzero()[:, 0], places[asked]])
+            losses = self.losses(logits, length_logits, distances, labels, lengths, num_items_in_batch)
             # One number for each row: to sort numbers is far faster than to sort rows.
             row = indices[:, 0]
             for column in indices.T[1:]:
                 row = row * self.config.codebook_size + column
             losses["code_use"] = torch.tensor(len(row.unique()) / max(len(row), 1), device=row.device)
+        if logits is not None and self.training:
+            scores = logits.detach()
+            logits = scores.new_zeros(*labels.shape, NUM_BYTES)
+            logits[asked] = scores
+        else:
+            states = states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+            logits = self.decoder.byte_head(states)
         return FsqAutoencoderOutput(
             **losses,
-            logits=self.decoder.byte_head(states),
+            logits=logits,
             length_logits=length_logits,
             latents=codes,
             indices=indices,
         )
 
-    def losses(self, states, length_logits, distances, labels, lengths, num_items_in_batch):
+    def losses(self, logits, length_logits, distances, labels, lengths, num_items_in_batch):
         """The loss, its parts and the accuracies, as [`FsqAutoencoderOutput`] names them."""
         asked = labels != -100
         if num_items_in_batch is None:
             num_items_in_batch = asked.sum()
         told = lengths.where(asked.any(1), -100)
-        # Most places of most chunks are padding: scores that count are computed apart.
-        logits, wanted = self.decoder.byte_head(states[asked]), labels[asked]
+        wanted = labels[asked]
         parts = {
             "byte_loss": label_cross_entropy(logits, wanted, num_items_in_batch),
             "length_loss": self.config.length_loss_weight
@@ -409,8 +418,9 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
             drawn = distances.sum(1).masked_fill(told < 0, 0).sum()
             total = torch.as_tensor(num_items_in_batch, device=drawn.device).clamp(min=1)
             parts["commitment_loss"] = self.config.commitment_weight * drawn / self.config.vq_dim / total
-        right = torch.ones_like(asked)
-        right[asked] = logits.detach().argmax(-1) == wanted
+        # The largest score is found far sooner than its place.
+        best = logits.detach().gather(1, wanted.unsqueeze(1)).squeeze(1) >= logits.detach().amax(1)
+        right = torch.ones_like(asked).masked_scatter(asked, best)
         whole = right.all(1) & (length_logits.argmax(-1) == told)
         return {
             "loss": sum(parts.values()),

@@ -222,7 +222,13 @@ class AutoEncoderTokenizer(ByteTokenizer):
         names = {token.content.encode() for token in tokenizer._added_tokens_decoder.values()}
         seen, owned = set(), []
         for i, chunk in enumerate(chunks):
-            if spelled[i] == chunk and safe[i] and leads[i] >= SCORE_MARGIN and chunk not in names and chunk not in seen:
+            if (
+                spelled[i] == chunk
+                and safe[i]
+                and leads[i] >= SCORE_MARGIN
+                and chunk not in names
+                and chunk not in seen
+            ):
                 seen.add(chunk)
                 owned.append(i)
         tokenizer.kept = codes[owned].astype(np.int32)
