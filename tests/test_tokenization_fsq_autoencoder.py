@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 import modeling_textae as textae
 from modeling_textae.data.collators import FsqChunkCollator
 from modeling_textae.models.chunks import chunks_of, fewest_parts
-from modeling_textae.models.tokenization_fsq_autoencoder import Cache
+from modeling_textae.models.tokenization_fsq_autoencoder import CODE_MARGIN, Cache
 
 HARD = [
     "", " ", "   ", "\x00", "a\x00b", "\n\n\n", "e\u0301\u0302", "\u0301", "🙂👩‍👩‍👧", "שלום עולם", "日本語", "<eos> <pad>",
@@ -297,7 +297,7 @@ def test_only_codes_that_are_safe_are_kept():
     assert len(set(strings)) == len(strings)
     assert b"<eos>" not in strings
     values = tokenizer.autoencoder.encoder(*_matrix(strings))
-    assert (tokenizer.autoencoder.quantizer.margins(values) >= 1e-3).all()
+    assert (tokenizer.autoencoder.quantizer.margins(values) >= CODE_MARGIN).all()
     _, leads = tokenizer._spell(tokenizer.kept)
     assert (leads >= 1e-3).all()
 
