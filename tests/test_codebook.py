@@ -93,7 +93,7 @@ def test_rows_without_a_text_are_left_out(folder):
     assert report["tokenizer"]["bytes"] == sum(len(text.encode()) for text in HELD_OUT)
 
 
-def test_codes_beside_tokens_are_what_a_plain_loop_finds():
+def test_strings_beside_tokens_are_unseen_where_no_text_has_them():
     tokenizer = trained_tokenizer()
     found = space_between(tokenizer, [TEXT], number=50, seed=3)
     nothing = space_between(tokenizer, [""], number=50, seed=3)

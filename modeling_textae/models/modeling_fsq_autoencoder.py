@@ -694,7 +694,7 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         else:
             # Only what has a code is encoded: padding is no chunk.
             chunks = chunk_bytes[has_code.flatten(2).any(-1)]
-            # In float32, as the tokenizer's: in bfloat16 one chunk of six has another code.
+            # In float32, as the tokenizer's: in bfloat16 many a chunk has another code.
             with torch.autocast(chunks.device.type, enabled=False):
                 found = self.model.quantized(chunks.where(chunks < NUM_BYTES, 0), (chunks < NUM_BYTES).sum(1))[0]
             codes = found.new_zeros(*indices.shape, found.shape[-1])
@@ -749,11 +749,10 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         codes = None
         if inputs_embeds is None:
             inputs_embeds, codes = self.embeddings(input_ids, chunk_bytes)
+        # Once the autoencoder's weights move, its tokenizer is no longer the model's.
         trained = self.training and labels is not None and torch.is_grad_enabled()
         if trained and any(p.requires_grad for p in self.model.parameters()):
-            self.config.tokenizer_fingerprint = (
-                None  # once the autoencoder's weights move, its tokenizer is the model's no more
-            )
+            self.config.tokenizer_fingerprint = None
         outputs = self.trunk(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
