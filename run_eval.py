@@ -199,7 +199,7 @@ def refuse(arguments, names, whose):
     defaults = type(arguments)(**{f.name: "" for f in fields(arguments) if f.default is f.default_factory is MISSING})
     for name in names:
         if getattr(arguments, name) != getattr(defaults, name):
-            raise ValueError(f"{name} is for {whose}, and {arguments.checkpoint!r} is none of these")
+            raise ValueError(f"{name} is for {whose}, and {arguments.checkpoint!r} is none")
 
 
 def held_out_texts(arguments):
@@ -227,9 +227,7 @@ def reconstruct(arguments):
     family = AutoConfig.from_pretrained(arguments.checkpoint).model_type
     if family == MlmEncoderConfig.model_type:
         return masked_tokens(arguments)
-    for name in ("questions", "train_file"):
-        if getattr(arguments, name):
-            raise ValueError(f"{name} is for the MLM encoder, and {arguments.checkpoint!r} is none")
+    refuse(arguments, ("questions", "train_file"), "the MLM encoder")
     passages, head = held_out_passages(arguments)
     if family == FsqAutoencoderConfig.model_type:
         refuse(arguments, ("control", "rates"), "families that hide what is to be told")
@@ -349,10 +347,9 @@ def codebook(arguments):
         f"{len(texts)} texts of {report['tokenizer']['bytes']} bytes; {len(tokenizer)} ids, {len(tokenizer.kept)} of them codes."
     ]
     if arguments.train_file:
-        texts_seen = texts_of(
-            load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"]
+        seen = "\n".join(
+            texts_of(load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"])
         )
-        seen = "\n".join(texts_seen)
         unseen = [string for string in tokenizer.strings() if string.decode() not in seen]
         report["unseen_share"] = len(unseen) / max(len(tokenizer.kept), 1)
         body.append(
@@ -360,7 +357,7 @@ def codebook(arguments):
             f"{figure(report['unseen_share'])}."
         )
         if len(tokenizer.kept) and not model.config.vq_codes:
-            report["space_between"] = beside = space_between(tokenizer, texts_seen)
+            report["space_between"] = beside = space_between(tokenizer, seen)
             body.append(
                 f"Of {beside['codes']} codes one step beside a token's, their string's own: {figure(beside['owned'])}; of these "
                 f"strings, never in the training text: {figure(beside['unseen'])}."

@@ -15,20 +15,25 @@ TEXT = (
 )
 
 
+def learn(model, tokens, steps, lr):
+    """Train an autoencoder on strings, all of them at each step."""
+    batch = FsqChunkCollator(textae.AutoEncoderTokenizer())([{"text": token.decode()} for token in tokens])
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=lr)
+    for _ in range(steps):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
 @cache
 def trained_autoencoder():
     """The model, the strings worth a token, and the counted chunks."""
     torch.manual_seed(0)
     chunks, counts, stream = counted = count_chunks([TEXT])
     tokens = list(dict.fromkeys(pieces_of(chunks, counts, 70) + sorted(spans_of(chunks, stream, 12))[:12]))
-    model = textae.FsqAutoencoderModel(fsq_autoencoder_config(encoder_hidden_size=96, levels=[8, 5, 5, 5])).train()
-    batch = FsqChunkCollator(textae.AutoEncoderTokenizer())([{"text": token.decode()} for token in tokens])
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(200):
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval(), tokens, counted
+    model = textae.FsqAutoencoderModel(fsq_autoencoder_config(encoder_hidden_size=96, levels=[8, 5, 5, 5]))
+    return learn(model, tokens, 200, 5e-3), tokens, counted
 
 
 @cache

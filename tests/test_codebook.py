@@ -95,8 +95,8 @@ def test_rows_without_a_text_are_left_out(folder):
 
 def test_strings_beside_tokens_are_unseen_where_no_text_has_them():
     tokenizer = trained_tokenizer()
-    found = space_between(tokenizer, [TEXT], number=50, seed=3)
-    nothing = space_between(tokenizer, [""], number=50, seed=3)
+    found = space_between(tokenizer, TEXT, number=50, seed=3)
+    nothing = space_between(tokenizer, "", number=50, seed=3)
     assert found["owned"] == nothing["owned"]
     assert nothing["unseen"] == (nothing["owned"] > 0)
     assert found["unseen"] <= nothing["unseen"]

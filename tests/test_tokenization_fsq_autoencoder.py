@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets.fingerprint import Hasher
-from fsq_training import TEXT, trained_autoencoder, trained_tokenizer
+from fsq_training import TEXT, learn, trained_autoencoder, trained_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_cases import fsq_autoencoder_config
@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import modeling_textae as textae
-from modeling_textae.data.collators import FsqChunkCollator
 from modeling_textae.models.chunks import chunks_of, fewest_parts
 from modeling_textae.models.tokenization_fsq_autoencoder import CODE_MARGIN, Cache
 
@@ -333,14 +332,8 @@ def test_tokens_of_a_users_own_take_no_bytes_away(tokenizer):
 def test_any_number_of_codes_makes_a_tokenizer(num_codes, tmp_path):
     torch.manual_seed(0)
     config = fsq_autoencoder_config(num_codes=num_codes, levels=[8, 8, 8, 8, 8, 5, 5, 5])
-    model = textae.FsqAutoencoderModel(config).train()
     tokens = [b" river", b" of the", b"sea"]
-    batch = FsqChunkCollator(textae.AutoEncoderTokenizer())([{"text": token.decode()} for token in tokens])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    model = learn(textae.FsqAutoencoderModel(config), tokens, 60, 1e-2)
     made = textae.AutoEncoderTokenizer.from_autoencoder(model, tokens)
     assert len(made.kept)
     made.save_pretrained(tmp_path)

@@ -181,18 +181,18 @@ def neighbours(tokenizer, word, number=8):
     return [string for string in found if string != word][:number]
 
 
-def space_between(tokenizer, texts, number=4096, seed=0):
+def space_between(tokenizer, seen, number=4096, seed=0):
     """What lies beside the tokens in the space of codes: strings of codes that differ from a kept one by one step of one number.
 
     Args:
         tokenizer ([`AutoEncoderTokenizer`]): of FSQ codes.
-        texts (`list[str]`): training text.
+        seen (`str`): training text.
         number (`int`, defaults to 4096): of codes to draw.
         seed (`int`, defaults to 0): of the draw.
 
     Returns:
         `dict`: `codes` drawn; `owned`, the share whose string's own code they are; and `unseen`, the share of these strings that
-        never occur in the texts.
+        never occur in the text.
     """
     generator, quantizer = np.random.default_rng(seed), tokenizer.autoencoder.quantizer
     codes = tokenizer.kept[generator.integers(len(tokenizer.kept), size=number)].astype(np.int64)
@@ -211,7 +211,6 @@ def space_between(tokenizer, texts, number=4096, seed=0):
                 owned.append(string.decode("utf-8"))
         except UnicodeDecodeError:
             continue
-    seen = "\n".join(texts)
     unseen = [string for string in owned if string not in seen]
     return {"codes": number, "owned": len(owned) / number, "unseen": len(unseen) / max(len(owned), 1)}
 

@@ -510,10 +510,10 @@ def chunk_matrix(chunks, longest):
     Raises:
         ValueError: for a chunk that is too long.
     """
-    for chunk in chunks:
-        if len(chunk) > longest:
-            raise ValueError(f"{chunk!r} is no chunk: accepted are up to {longest} bytes")
     joined = b"".join(chunk.ljust(longest, b"\0") for chunk in chunks)
+    if len(joined) > longest * len(chunks):
+        wrong = next(chunk for chunk in chunks if len(chunk) > longest)
+        raise ValueError(f"{wrong!r} is no chunk: accepted are up to {longest} bytes")
     ids = torch.frombuffer(bytearray(joined), dtype=torch.uint8) if joined else torch.zeros(0, dtype=torch.uint8)
     return ids.view(-1, longest).long(), torch.tensor([len(chunk) for chunk in chunks], dtype=torch.long)
 

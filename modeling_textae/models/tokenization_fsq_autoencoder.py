@@ -98,11 +98,11 @@ class Settings:
     """Of torch, for a whole process: who changes them for a while holds the lock."""
 
     def __init__(self):
-        self.lock, self.process = threading.RLock(), os.getpid()
+        self.lock, self.forked = threading.RLock(), False
 
     def after_fork(self):
         """In a child a lock that another thread held is never given back."""
-        self.lock = threading.RLock()
+        self.lock, self.forked = threading.RLock(), True
 
 
 SETTINGS = Settings()
@@ -114,15 +114,11 @@ if hasattr(os, "register_at_fork"):
 def plain_float32():
     """Products in float32 on the CPU, whatever the caller has set up: codes and tables must not turn on it."""
     with SETTINGS.lock:
-        precision, dtype, threads = (
-            torch.get_float32_matmul_precision(),
-            torch.get_default_dtype(),
-            torch.get_num_threads(),
-        )
+        precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
+        threads = torch.get_num_threads()
         torch.set_float32_matmul_precision("highest")
         torch.set_default_dtype(torch.float32)
-        forked = os.getpid() != SETTINGS.process
-        if forked:
+        if SETTINGS.forked:
             torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
         try:
             with torch.no_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
@@ -130,7 +126,7 @@ def plain_float32():
         finally:
             torch.set_float32_matmul_precision(precision)
             torch.set_default_dtype(dtype)
-            if forked:
+            if SETTINGS.forked:
                 torch.set_num_threads(threads)
 
 
