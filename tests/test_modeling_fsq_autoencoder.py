@@ -242,6 +242,10 @@ def test_the_language_loss_is_transformers_own():
     output = model(**batch)
     expected = model.loss_function(output.logits, batch["labels"], vocab_size=len(tokenizer))
     torch.testing.assert_close(output.loss, expected)
+    # In training all scores never exist at once, and the loss is the same.
+    trained = model.train()(**batch)
+    assert trained.logits is None
+    torch.testing.assert_close(trained.loss, expected)
 
 
 def test_padding_moves_no_statistics_in_joint_training():
@@ -250,10 +254,12 @@ def test_padding_moves_no_statistics_in_joint_training():
     batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:300]}, {"text": "the sea"}])
     alone = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": "the sea"}])
     for _ in range(3):
-        padded = model.train()(**batch)
+        model.train()(**batch)
     for name, buffer in model.model.named_buffers():
         assert torch.equal(buffer, before[name])
     length = alone["input_ids"].shape[1]
+    del batch["labels"], alone["labels"]
+    padded = model(**batch)
     torch.testing.assert_close(padded.logits[1, :length], model(**alone).logits[0], atol=1e-4, rtol=1e-4)
 
 

@@ -141,3 +141,64 @@ def label_cross_entropy(logits, labels, num_items_in_batch=None, focal_gamma=0.0
     if num_items_in_batch is None:
         num_items_in_batch = (labels != -100).sum()
     return loss.sum() / torch.as_tensor(num_items_in_batch, device=loss.device).clamp(min=1)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of linear scores, some rows at a time, so that the scores of all rows never exist at once.
+
+    A large vocabulary's scores are far larger than what they are made of, and writing and reading them is most of what they cost.
+    Each part's gradient is computed beside its loss, while its scores are at hand. Scores are in the dtype of autocast, sums in
+    float32. There is no second derivative.
+    """
+
+    @staticmethod
+    def forward(ctx, states, weight, labels, rows):
+        """States `(n, size)`, weight `(vocabulary, size)`, labels `(n,)` and the rows of a part, to nats, `()`."""
+        kind = states.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+        inputs, matrix = states.to(dtype), weight.to(dtype)
+        of_states = torch.empty_like(inputs, dtype=torch.float32)
+        of_weight = torch.zeros_like(weight, dtype=torch.float32)
+        loss = torch.zeros((), device=states.device)
+        with torch.autocast(kind, enabled=False):
+            for low in range(0, len(inputs), rows):
+                part, wanted = inputs[low : low + rows], labels[low : low + rows, None]
+                scores = part @ matrix.T
+                told, peak = scores.gather(1, wanted).float(), scores.amax(1, keepdim=True).float()
+                # Shares times their sum: dividing the products by it is far less than dividing them. (logsumexp is slow on a CPU.)
+                shares = scores.float().sub_(peak).exp_()
+                total = shares.sum(1, keepdim=True)
+                loss += (total.log() + peak - told).sum()
+                shares = shares.to(dtype)
+                of_states[low : low + rows] = (shares @ matrix).float() / total
+                of_weight += shares.T @ (part / total).to(dtype)
+            of_states -= matrix[labels].float()
+            of_weight.index_add_(0, labels, -inputs.float())
+        ctx.save_for_backward(of_states.to(states.dtype), of_weight.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        """The kept gradients, times the one from above."""
+        of_states, of_weight = ctx.saved_tensors
+        return of_states * gradient, of_weight * gradient, None, None
+
+
+def linear_cross_entropy(states, weight, labels, num_items_in_batch=None, rows=256):
+    """[`label_cross_entropy`] of the scores `states @ weight.T`, which never exist all at once.
+
+    Args:
+        states (`torch.Tensor` of shape `(..., size)`), weight (`torch.Tensor` of shape `(vocabulary, size)`).
+        labels (`torch.LongTensor` of shape `(...)`): -100 where there is none.
+        num_items_in_batch (`int` or `torch.Tensor`, *optional*): the divisor; by default the labels here, at least 1.
+        rows (`int`, defaults to 256): scored at a time.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`.
+    """
+    asked = labels != -100
+    if num_items_in_batch is None:
+        num_items_in_batch = asked.sum()
+    loss = LinearCrossEntropy.apply(states[asked], weight, labels[asked], rows)
+    return loss / torch.as_tensor(num_items_in_batch, device=loss.device).clamp(min=1)

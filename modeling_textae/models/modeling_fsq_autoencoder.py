@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple
 
-from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
+from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy, linear_cross_entropy
 from .byte_tokenizer import NUM_BYTES
 from .configuration_fsq_autoencoder import FsqAutoencoderConfig
 from .convolution import overlap_add, windows
@@ -68,7 +68,8 @@ class FsqAutoencoderCausalLMOutput(AutoencoderOutput):
         reconstruction_loss (`torch.FloatTensor` of shape `()`): weighted cross-entropy of bytes and length of the next chunk,
             spelled by the decoder out of the trunk's states, and of the own chunk out of its code, detached; where it has a
             weight.
-        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`; `None` in
+            training with labels, where they never exist all at once.
         past_key_values (`Cache`): of the trunk.
         hidden_states, attentions (`tuple`): of the trunk, where asked for.
     """
@@ -763,12 +764,19 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         )
         states = outputs.last_hidden_state
         kept = states[:, -logits_to_keep:] if isinstance(logits_to_keep, int) else states[:, logits_to_keep]
-        logits = self.lm_head(kept if self.head_proj is None else self.head_proj(kept))
+        # An adapter on the head has no one matrix.
+        in_parts = self.training and labels is not None and type(self.lm_head) is nn.Linear
+        before_head = kept if self.head_proj is None else self.head_proj(kept)
+        logits = None if in_parts else self.lm_head(before_head)
         losses = {}
         if labels is not None:
             if num_items_in_batch is None:
                 num_items_in_batch = (labels[:, 1:] != -100).sum()
-            parts = {"language_loss": label_cross_entropy(logits[:, :-1], labels[:, 1:], num_items_in_batch)}
+            if in_parts:
+                told = before_head[:, :-1], self.lm_head.weight, labels[:, 1:]
+                parts = {"language_loss": linear_cross_entropy(*told, num_items_in_batch)}
+            else:
+                parts = {"language_loss": label_cross_entropy(logits[:, :-1], labels[:, 1:], num_items_in_batch)}
             if self.to_codes is not None and chunk_bytes is not None:
                 parts["reconstruction_loss"] = self.config.reconstruction_weight * self.spelling_loss(
                     states, codes, chunk_bytes, labels, num_items_in_batch
