@@ -165,7 +165,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                 part, wanted = inputs[low : low + rows], labels[low : low + rows, None]
                 scores = part @ matrix.T
                 told, peak = scores.gather(1, wanted).float(), scores.amax(1, keepdim=True).float()
-                # Shares times their sum: dividing the products by it is far less than dividing them. (logsumexp is slow on a CPU.)
+                # Shares times their sum: to divide the products is far less work. (logsumexp is slow on a CPU.)
                 shares = scores.float().sub_(peak).exp_()
                 total = shares.sum(1, keepdim=True)
                 loss += (total.log() + peak - told).sum()

@@ -68,8 +68,8 @@ class FsqAutoencoderCausalLMOutput(AutoencoderOutput):
         reconstruction_loss (`torch.FloatTensor` of shape `()`): weighted cross-entropy of bytes and length of the next chunk,
             spelled by the decoder out of the trunk's states, and of the own chunk out of its code, detached; where it has a
             weight.
-        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`; `None` in
-            training with labels, where they never exist all at once.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`;
+            `None` in training with labels, where they never exist all at once.
         past_key_values (`Cache`): of the trunk.
         hidden_states, attentions (`tuple`): of the trunk, where asked for.
     """

@@ -23,7 +23,7 @@ FILE = "tokenizer.safetensors"
 # in steps of a level, and scores lead by so much. Float32 was found to differ from float64 by up to 2e-4 of a step.
 CODE_MARGIN, SCORE_MARGIN = 3e-4, 1e-3
 ENCODER_BATCH = 256
-CACHE_SIZE = 2**17
+CACHE_SIZE = 98_304
 LONGEST_REMEMBERED, MOST_REMEMBERED = 24, 12  # characters, and ids: what is longer seldom comes again
 SPREADING = -7046029254386353131  # an odd number of 64 random-looking bits
 
@@ -147,7 +147,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         autoencoder_file (`str`, *optional*): a `tokenizer.safetensors`; without it the tokens are the bare bytes.
         int8_encoder (`bool`, defaults to `False`): encode chunks by int8 products. The ids are the same, since a code is
             believed only where the table says that it spells the chunk.
-        cache_size (`int`, defaults to 131072): words, and chunks, whose ids are remembered, in each of two generations.
+        cache_size (`int`, defaults to 98304): words, and chunks, whose ids are remembered, in each of two generations.
         join_spans (`bool`, defaults to `True`): join tokens across words. Without, no token reaches over a space, so that the
             tokens of a context do not depend on what follows; lm-eval scores answers so.
         kwargs: as of [`ByteTokenizer`].
