@@ -22,8 +22,8 @@ FILE = "tokenizer.safetensors"
 # A code is kept only where float32 on another machine would tell the same: numbers lie so far from the edge between two levels,
 # in steps of a level, and scores lead by so much. Float32 was found to differ from float64 by up to 2e-4 of a step.
 CODE_MARGIN, SCORE_MARGIN = 3e-4, 1e-3
-ENCODER_BATCH = 256
-CACHE_SIZE = 98_304
+CHUNK_BATCH = 256
+CACHE_SIZE = 2**16
 LONGEST_REMEMBERED, MOST_REMEMBERED = 24, 12  # characters, and ids: what is longer seldom comes again
 SPREADING = -7046029254386353131  # an odd number of 64 random-looking bits
 
@@ -147,7 +147,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         autoencoder_file (`str`, *optional*): a `tokenizer.safetensors`; without it the tokens are the bare bytes.
         int8_encoder (`bool`, defaults to `False`): encode chunks by int8 products. The ids are the same, since a code is
             believed only where the table says that it spells the chunk.
-        cache_size (`int`, defaults to 98304): words, and chunks, whose ids are remembered, in each of two generations.
+        cache_size (`int`, defaults to 65536): words, and chunks, whose ids are remembered, in each of two generations.
         join_spans (`bool`, defaults to `True`): join tokens across words. Without, no token reaches over a space, so that the
             tokens of a context do not depend on what follows; lm-eval scores answers so.
         kwargs: as of [`ByteTokenizer`].
@@ -310,8 +310,8 @@ class AutoEncoderTokenizer(ByteTokenizer):
         encoder, quantizer = self._encoder or self.autoencoder.encoder, self.autoencoder.quantizer
         codes = np.zeros((len(chunks), self.autoencoder.config.num_codes), dtype=np.int32)
         safe = np.zeros(len(chunks), dtype=bool)
-        for start in range(0, len(chunks), ENCODER_BATCH):
-            batch = slice(start, start + ENCODER_BATCH)
+        for start in range(0, len(chunks), CHUNK_BATCH):
+            batch = slice(start, start + CHUNK_BATCH)
             values = encoder(*chunk_matrix(chunks[batch], self.max_chunk_length))
             codes[batch] = quantizer.indices(values).numpy()
             safe[batch] = (quantizer.margins(values) >= CODE_MARGIN).all(-1).numpy()
@@ -321,12 +321,13 @@ class AutoEncoderTokenizer(ByteTokenizer):
     def _spell(self, codes):
         """What codes decode to, and by how much the scores lead."""
         spelled, leads = [], np.zeros(len(codes), dtype=np.float32)
-        for start in range(0, len(codes), 1024):
-            indices = torch.from_numpy(codes[start : start + 1024].astype(np.int64))
+        for start in range(0, len(codes), CHUNK_BATCH):
+            batch = slice(start, start + CHUNK_BATCH)
+            indices = torch.from_numpy(codes[batch].astype(np.int64))
             ids, lengths, lead = self.autoencoder.decode_chunks(self.autoencoder.quantizer.indices_to_codes(indices))
             rows = ids.clamp(max=255).to(torch.uint8).numpy()
             spelled += [row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)]
-            leads[start : start + 1024] = lead.numpy()
+            leads[batch] = lead.numpy()
         return spelled, leads
 
     def without_spans(self):
