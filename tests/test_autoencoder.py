@@ -43,3 +43,13 @@ def test_cross_entropy_of_no_label_is_nothing():
     loss.backward()
     assert loss == 0
     assert not states.grad.any()
+
+
+def test_a_frozen_head_leaves_the_gradient_of_states_as_it_is():
+    labels, states = torch.randint(0, 300, (37,)), torch.randn(37, 24)
+    weight, found = torch.randn(300, 24), []
+    for trained in (True, False):
+        states = states.detach().requires_grad_()
+        linear_cross_entropy(states, weight.detach().requires_grad_(trained), labels).backward()
+        found.append(states.grad)
+    assert torch.equal(*found)

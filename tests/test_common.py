@@ -276,8 +276,9 @@ def test_bfloat16_autocast_stays_finite_and_near(case):
         output = model(**inputs)
     scalar(case, output).backward()
     assert all(g.isfinite().all() for g in gradients(model).values())
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        output = model.eval()(**inputs)  # in training a model may leave out what its loss does not need
+    if case.output not in output:  # in training a model may leave out what its loss does not need
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model.eval()(**inputs)
     assert (output[case.output] - expected).abs().mean() < 0.1 * expected.abs().mean()
 
 

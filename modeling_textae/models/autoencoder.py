@@ -138,9 +138,14 @@ def label_cross_entropy(logits, labels, num_items_in_batch=None, focal_gamma=0.0
     )
     if focal_gamma:
         loss = loss * (1 - torch.exp(-loss)).clamp(min=0) ** focal_gamma
+    return over_labels(loss.sum(), labels, num_items_in_batch)
+
+
+def over_labels(total, labels, num_items_in_batch):
+    """A sum over the labels that are not -100, divided by `num_items_in_batch`, or else by their number, at least 1."""
     if num_items_in_batch is None:
         num_items_in_batch = (labels != -100).sum()
-    return loss.sum() / torch.as_tensor(num_items_in_batch, device=loss.device).clamp(min=1)
+    return total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -158,7 +163,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
         inputs, matrix = states.to(dtype), weight.to(dtype)
         of_states = torch.empty_like(inputs, dtype=torch.float32)
-        of_weight = torch.zeros_like(weight, dtype=torch.float32)
+        # A head that is frozen, as beside an adapter, needs no gradient.
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), device=states.device)
         with torch.autocast(kind, enabled=False):
             for low in range(0, len(inputs), rows):
@@ -171,10 +177,12 @@ class LinearCrossEntropy(torch.autograd.Function):
                 loss += (total.log() + peak - told).sum()
                 shares = shares.to(dtype)
                 of_states[low : low + rows] = (shares @ matrix).float() / total
-                of_weight += shares.T @ (part / total).to(dtype)
+                if of_weight is not None:
+                    of_weight += shares.T @ (part / total).to(dtype)
             of_states -= matrix[labels].float()
-            of_weight.index_add_(0, labels, -inputs.float())
-        ctx.save_for_backward(of_states.to(states.dtype), of_weight.to(weight.dtype))
+            if of_weight is not None:
+                of_weight = of_weight.index_add_(0, labels, -inputs.float()).to(weight.dtype)
+        ctx.save_for_backward(of_states.to(states.dtype), of_weight)
         return loss
 
     @staticmethod
@@ -182,7 +190,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient):
         """The kept gradients, times the one from above."""
         of_states, of_weight = ctx.saved_tensors
-        return of_states * gradient, of_weight * gradient, None, None
+        return of_states * gradient, None if of_weight is None else of_weight * gradient, None, None
 
 
 def linear_cross_entropy(states, weight, labels, num_items_in_batch=None, rows=256):
@@ -198,7 +206,5 @@ def linear_cross_entropy(states, weight, labels, num_items_in_batch=None, rows=2
         `torch.FloatTensor` of shape `()`.
     """
     asked = labels != -100
-    if num_items_in_batch is None:
-        num_items_in_batch = asked.sum()
-    loss = LinearCrossEntropy.apply(states[asked], weight, labels[asked], rows)
-    return loss / torch.as_tensor(num_items_in_batch, device=loss.device).clamp(min=1)
+    total = LinearCrossEntropy.apply(states[asked], weight, labels[asked], rows)
+    return over_labels(total, labels, num_items_in_batch)
