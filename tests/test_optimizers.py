@@ -4,7 +4,13 @@ from model_cases import TEXTS, encodzall_config, encodzall_training_inputs
 from transformers import TrainingArguments
 
 import modeling_textae as textae
-from modeling_textae.training.optimizers import MuonFactory, MuonWithAdamW, optimizer_class_and_arguments
+from modeling_textae.training.optimizers import (
+    Muon,
+    MuonFactory,
+    MuonWithAdamW,
+    optimizer_class_and_arguments,
+    orthogonalized,
+)
 
 
 def build():
@@ -38,6 +44,7 @@ def test_every_parameter_is_trained_by_one_of_both():
 def test_matrices_move_as_torchs_muon_and_the_rest_as_adamw():
     model, twin = build(), build()
     optimizer = MuonWithAdamW(model, lr=1e-3, muon_lr=2e-3)
+    optimizer.inner[0].in_bfloat16 = True  # as torch's always is
     matrices = {id(p) for p in optimizer.inner[0].param_groups[0]["params"]}
     pairs = list(zip(model.parameters(), twin.parameters(), strict=True))
     muon = torch.optim.Muon(
@@ -54,6 +61,34 @@ def test_matrices_move_as_torchs_muon_and_the_rest_as_adamw():
         twin.zero_grad()
     for a, b in pairs:
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4)])
+def test_orthogonalized_applies_the_polynomial_to_the_singular_values(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    values = values / matrix.double().norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    torch.testing.assert_close(orthogonalized(matrix).double(), left * values @ right, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("in_bfloat16", "tolerance"), [(True, 1e-6), (False, 1e-3)])
+def test_muon_steps_as_torchs_with_decay(in_bfloat16, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(8, 16)) for _ in range(2))
+    numbers = {"lr": 1e-2, "weight_decay": 0.1, "momentum": 0.9}
+    optimizers = [
+        Muon([ours], **numbers, in_bfloat16=in_bfloat16),
+        torch.optim.Muon([theirs], **numbers, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(3):
+        gradient = torch.randn(8, 16, generator=generator)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+    assert optimizers[0].state[ours].keys() == optimizers[1].state[theirs].keys()
 
 
 def test_state_goes_on_exactly_with_its_schedule(tmp_path):

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import run_pretraining
 from modeling_textae import CtaModel, EncodzallConfig, FsqAutoencoderConfig, FsqAutoencoderModel, MlmEncoderTokenizer
 from modeling_textae.models.bpe_tokenizer import byte_symbols
-from modeling_textae.training.recipe import bfloat16_is_fast, check_resumed, checkpoint_to_resume, parse_recipe
+from modeling_textae.training.optimizers import bfloat16_is_fast
+from modeling_textae.training.recipe import check_resumed, checkpoint_to_resume, parse_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

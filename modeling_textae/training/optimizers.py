@@ -11,11 +11,84 @@ def is_muon_matrix(name, module, parameter):
     return isinstance(module, nn.Linear) and parameter.ndim == 2 and not name.endswith("head")
 
 
+def bfloat16_is_fast(device="cpu"):
+    """Whether a device multiplies matrices in bfloat16 faster than in float32.
+
+    Args:
+        device (`str` or `torch.device`, defaults to `"cpu"`).
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def orthogonalized(matrix, coefficients=(3.4445, -4.7750, 2.0315), steps=5, eps=1e-7):
+    """Bring a matrix's singular values near to 1, by an odd polynomial of it, applied again and again.
+
+    Source: Jordan et al. 2024, "Muon": the quintic Newton-Schulz iteration, as `torch.optim.Muon` has it, in the matrix's own
+    precision instead of always in bfloat16.
+
+    Args:
+        matrix (`torch.FloatTensor` of shape `(rows, columns)`).
+        coefficients (`tuple[float, float, float]`): of the first, third and fifth power.
+        steps (`int`, defaults to 5), eps (`float`, defaults to 1e-7): the least norm to divide by.
+
+    Returns:
+        `torch.FloatTensor` of shape `(rows, columns)`.
+    """
+    a, b, c = coefficients
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    wide = wide / wide.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+class Muon(torch.optim.Muon):
+    """`torch.optim.Muon` with steps as large as AdamW's (`match_rms_adamw`), whose matrices are multiplied in bfloat16 only
+    where the device is faster so: a CPU without instructions for it took some 50 times as long as in float32.
+
+    Args:
+        params, lr, weight_decay, momentum: as of torch's.
+        in_bfloat16 (`bool`, *optional*): by default whether [`bfloat16_is_fast`].
+    """
+
+    def __init__(self, params, *, lr, weight_decay, momentum, in_bfloat16=None):
+        super().__init__(params, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        self.in_bfloat16 = in_bfloat16
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Step; returns the closure's loss, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.move(parameter, group)
+        return loss
+
+    def move(self, parameter, group):
+        """Add a matrix's gradient to its momentum, and step by what the momentum is, orthogonalised."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+        update = parameter.grad.lerp(momentum, group["momentum"])
+        in_bfloat16 = bfloat16_is_fast(parameter.device) if self.in_bfloat16 is None else self.in_bfloat16
+        update = orthogonalized(update.bfloat16() if in_bfloat16 else update.float())
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+
+
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon on matrices and AdamW on everything else, as one optimizer with one state and one schedule.
 
-    Source: Jordan et al. 2024, "Muon"; `torch.optim.Muon` orthogonalises the momentum of each matrix. Its steps are scaled to
-    the size of AdamW's (`match_rms_adamw`), so that both learning rates are of one kind.
+    Source: Jordan et al. 2024, "Muon". [`Muon`]'s steps are scaled to the size of AdamW's, so that both learning rates are of
+    one kind.
 
     Args:
         model (`nn.Module`).
@@ -37,7 +110,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.inner = []
         if matrices:
             muon = {"lr": muon_lr, "weight_decay": weight_decay, "momentum": momentum}
-            self.inner.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **muon))
+            self.inner.append(Muon(matrices, **muon))
         rest = [{"params": tensors, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         if tensors or vectors:
             rest = [group for group in rest if group["params"]]

@@ -36,7 +36,7 @@ from ..models.tokenization_cta import CtaTokenizer
 from ..models.tokenization_encodzall import EncodzallTokenizer
 from ..models.tokenization_fsq_autoencoder import AutoEncoderTokenizer
 from ..models.tokenization_mlm_encoder import MlmEncoderTokenizer
-from .optimizers import optimizer_class_and_arguments
+from .optimizers import bfloat16_is_fast, optimizer_class_and_arguments
 from .pid import LinearNoiseCallback, PIDNoiseCallback
 from .trainer import TextAETrainingArguments
 
@@ -229,15 +229,11 @@ class RecipeTrainingArguments(TextAETrainingArguments):
             raise ValueError(f"precision {self.precision!r} is unknown: accepted are auto, float32 and bfloat16")
         # transformers takes bfloat16 on a machine without accelerator only where the CPU is chosen in so many words.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        self.bf16 = self.precision == "bfloat16" or (self.precision == AUTO and bfloat16_is_fast(self.use_cpu))
+        self.bf16 = self.precision == "bfloat16" or (
+            self.precision == AUTO
+            and bfloat16_is_fast("cpu" if self.use_cpu else torch.accelerator.current_accelerator())
+        )
         super().__post_init__()
-
-
-def bfloat16_is_fast(use_cpu=False):
-    """Whether matrix products in bfloat16 are faster than in float32 on the machine that would train."""
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 # Of the training arguments, those that decide what is trained.
