@@ -25,7 +25,6 @@ import torch
 from datasets import load_dataset
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoTokenizer,
@@ -334,7 +333,9 @@ def rate_distortion_table(arguments):
 def codebook(arguments):
     """What an autoencoder's codes own and what its tokenizer makes of held-out text; draws the curves."""
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
-    model = AutoModel.from_pretrained(arguments.checkpoint, dtype="float32", use_safetensors=True).eval()
+    model = tokenizer.autoencoder  # with its weights as they are stored
+    if model is None:
+        raise ValueError(f"the tokenizer of {arguments.checkpoint!r} has no autoencoder: its tokens are bare bytes")
     texts = held_out_texts(arguments)
     listed = json.loads(Path(arguments.token_list).read_text()) if arguments.token_list else []
     report = chunk_report(model, tokenizer, texts, [token.encode("latin-1") for token in listed])
@@ -391,7 +392,9 @@ def tokens(arguments):
     for bits in arguments.bits:
         if bits != 16:
             check_bits(bits)
-    family = AutoConfig.from_pretrained(arguments.checkpoint).model_type
+    folder = Path(arguments.checkpoint)
+    bare = (folder / "tokenizer.safetensors").is_file() and not (folder / "config.json").is_file()
+    family = FsqAutoencoderConfig.model_type if bare else AutoConfig.from_pretrained(arguments.checkpoint).model_type
     if family == FsqAutoencoderConfig.model_type:
         refuse(arguments, ("samples", "length", "rarest", "bits", "noise", "seed", "batch_size"), "CTA")
         return codebook(arguments)

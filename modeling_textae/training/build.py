@@ -12,6 +12,7 @@ from ..data.chunk_lists import ChunkDraws, count_chunks, token_list
 from ..data.corpora import load_corpus, passage_dataset
 from .latents import KlAnnealingCallback
 from .optimizers import optimizer_class_and_arguments
+from .stored_weights import StoredWeightsCallback
 from .trainer import TextAETrainer
 
 STREAMED_TOKENIZER_DOCUMENTS = 20_000  # of a streamed corpus, the first so many teach the tokenizer
@@ -176,6 +177,8 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     callbacks = recipe.noise.callbacks()
     if training.kl_annealing_steps:
         callbacks.append(KlAnnealingCallback(training.kl_annealing_steps))
+    if training.stored_weights:
+        callbacks.append(StoredWeightsCallback())
     return TextAETrainer(
         model=model,
         args=training,

@@ -211,6 +211,9 @@ class RecipeTrainingArguments(TextAETrainingArguments):
         default=0, metadata={"help": "Steps over which the weight of a KL divergence grows from 0; cta only."}
     )
     muon_learning_rate: float | None = field(default=None, metadata={"help": "By default twice the learning rate."})
+    stored_weights: bool = field(
+        default=False, metadata={"help": "Train through weights rounded to bfloat16, as they will be stored."}
+    )
     precision: str = field(
         default=AUTO,
         metadata={"help": "float32, bfloat16 autocast, or auto: bfloat16 where the machine is faster with it."},
@@ -258,6 +261,7 @@ DECISIVE = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "precision",
+    "stored_weights",
     "seed",
 )
 PARTS = (ModelArguments, DataArguments, NoiseArguments, RecipeTrainingArguments)
