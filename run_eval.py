@@ -8,6 +8,8 @@ attention        heat maps of a trained model's attention on a text
 rate-distortion  stored bits for each byte of text against what comes back
 tokens           how exactly CTA gives tokens back: of held-out text, of random tokens, rounded and noisy; what it gets wrong; of
                  the FSQ autoencoder, what its codes own and what its tokenizer makes of text
+lm               lm-eval: any of its models and tasks, and our own (`--model hier_ae`), also from local files; meant where the
+                 first argument is no command: run_eval.py --model hf --model_args pretrained=... --tasks hellaswag
 report           how well a run's noise control held its loss, and the curve
 packing          a picture of how words are packed into rows
 
@@ -168,6 +170,27 @@ class TokensArguments:
     noise: float = field(default=0.3, metadata={"help": "Noise on stored latents, in their own root mean square."})
     seed: int = field(default=0, metadata={"help": "Of the samples and the noise."})
     batch_size: int = field(default=32, metadata={"help": "Samples at once."})
+
+
+@dataclass
+class LmArguments:
+    """What lm-eval runs."""
+
+    model: str = field(metadata={"help": "hier_ae, hf, or another model that lm-eval knows."})
+    model_args: str = field(default="", metadata={"help": "checkpoint=... for hier_ae, pretrained=... for hf."})
+    tasks: str = field(
+        default="lambada_openai,hellaswag,arc_easy", metadata={"help": "Names of tasks or groups, parted by commas."}
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "A folder with the tasks' files, instead of the Hub; see lm_harness.local_tasks."},
+    )
+    limit: float | None = field(default=None, metadata={"help": "Documents of each task; below 1, a share of them."})
+    num_fewshot: int | None = field(default=None, metadata={"help": "Solved examples; by default the task's own."})
+    batch_size: int = field(default=16, metadata={"help": "Rows at once."})
+    device: str | None = field(default=None, metadata={"help": "By default a GPU where there is one."})
+    use_cache: str | None = field(default=None, metadata={"help": "File of answers to keep; one for each checkpoint."})
+    output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
 
 
 @dataclass
@@ -456,6 +479,27 @@ def encoded_rows(tokenizer, texts):
         yield from tokenizer(texts[i : i + 1000], add_special_tokens=False)["input_ids"]
 
 
+def lm(arguments):
+    """Run lm-eval's tasks on a model, from the Hub or from local files."""
+    from modeling_textae.evaluation.lm_harness import evaluate, result_rows  # lm-eval is an extra
+
+    limit = arguments.limit
+    results = evaluate(
+        arguments.model,
+        arguments.model_args,
+        [task.strip() for task in arguments.tasks.split(",") if task.strip()],
+        arguments.data_dir,
+        limit=int(limit) if limit is not None and limit >= 1 else limit,
+        num_fewshot=arguments.num_fewshot,
+        batch_size=arguments.batch_size,
+        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        use_cache=arguments.use_cache,
+    )
+    rows = result_rows(results)
+    kept = {name: results[name] for name in ("results", "groups", "n-samples", "versions") if name in results}
+    return kept, table(rows, ["task", "metric", "value", "standard error"])
+
+
 def report(arguments):
     """What a run's log says of its loss and its noise: how well control held the set-point; draws the curve."""
     run = Path(arguments.run)
@@ -497,6 +541,7 @@ COMMANDS = {
     "attention": (attention, AttentionArguments),
     "tokens": (tokens, TokensArguments),
     "rate-distortion": (rate_distortion_table, CheckpointArguments),
+    "lm": (lm, LmArguments),
     "report": (report, ReportArguments),
     "packing": (packing, PackingArguments),
 }
@@ -525,6 +570,8 @@ def parse(command, arguments):
 def main(arguments=None):
     """Run one command; exit 2 for bad input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0].startswith("--model"):
+        arguments.insert(0, "lm")
     if not arguments or arguments[0] not in COMMANDS:
         wanted = arguments and arguments[0] in ("-h", "--help")
         print(__doc__, file=sys.stdout if wanted else sys.stderr)

@@ -13,10 +13,17 @@ from transformers import (
 from ._version import __version__
 from .models.autoencoder import AutoencoderOutput, TextAutoencoder
 from .models.byte_tokenizer import ByteTokenizer
+from .models.configuration_abstractinator import AbstractinatorConfig
 from .models.configuration_cta import CtaConfig
 from .models.configuration_encodzall import EncodzallConfig
 from .models.configuration_fsq_autoencoder import FsqAutoencoderConfig
 from .models.configuration_mlm_encoder import MlmEncoderConfig
+from .models.modeling_abstractinator import (
+    AbstractinatorCausalLMOutput,
+    AbstractinatorForCausalLM,
+    AbstractinatorModel,
+    AbstractinatorOutput,
+)
 from .models.modeling_cta import CtaModel, CtaOutput
 from .models.modeling_encodzall import (
     EncodzallForConditionalGeneration,
@@ -32,6 +39,7 @@ from .models.modeling_fsq_autoencoder import (
     FsqAutoencoderOutput,
 )
 from .models.modeling_mlm_encoder import MlmEncoderForMaskedLM, MlmEncoderModel
+from .models.tokenization_abstractinator import AbstractinatorTokenizer
 from .models.tokenization_cta import CtaTokenizer
 from .models.tokenization_encodzall import EncodzallTokenizer
 from .models.tokenization_fsq_autoencoder import AutoEncoderTokenizer
@@ -39,6 +47,12 @@ from .models.tokenization_mlm_encoder import MlmEncoderTokenizer
 
 # Which Auto class serves which class of a family; `register` makes both the package and saved checkpoints know it.
 FAMILIES = {
+    AbstractinatorConfig: {
+        AutoTokenizer: AbstractinatorTokenizer,
+        AutoModel: AbstractinatorModel,
+        AutoModelForPreTraining: AbstractinatorModel,
+        AutoModelForCausalLM: AbstractinatorForCausalLM,
+    },
     CtaConfig: {AutoTokenizer: CtaTokenizer, AutoModel: CtaModel, AutoModelForPreTraining: CtaModel},
     EncodzallConfig: {
         AutoTokenizer: EncodzallTokenizer,
@@ -77,6 +91,12 @@ def register():
 register()
 
 __all__ = [
+    "AbstractinatorCausalLMOutput",
+    "AbstractinatorConfig",
+    "AbstractinatorForCausalLM",
+    "AbstractinatorModel",
+    "AbstractinatorOutput",
+    "AbstractinatorTokenizer",
     "AutoEncoderTokenizer",
     "AutoencoderOutput",
     "ByteTokenizer",

@@ -17,7 +17,7 @@ from modeling_textae.data.collators import (
     CtaCollator,
     EncodzallMaskingCollator,
     FsqChunkCollator,
-    FsqLanguageCollator,
+    LanguageCollator,
     MlmEncoderMaskingCollator,
 )
 
@@ -125,9 +125,11 @@ def fsq_chunk_inputs(texts, padding_side="right"):
     return padded_on(padding_side, batch, ("input_ids", "attention_mask", "labels"))
 
 
-def fsq_language_inputs(with_bytes):
+def language_inputs(tokenizer_class, **options):
+    """How a tokenizer and its collator make texts of a language model and their labels."""
+
     def inputs(texts, padding_side="right"):
-        collator = FsqLanguageCollator(textae.AutoEncoderTokenizer(), with_bytes=with_bytes)
+        collator = LanguageCollator(tokenizer_class(), **options)
         return padded_on(padding_side, collator([{"text": text} for text in texts]), tuple(collator([{"text": ""}])))
 
     return inputs
@@ -139,6 +141,39 @@ def with_codes(model):
     model.token_codes[:256] = numbers
 
 
+def abstractinator_config(**fields):
+    """One level; with `threshold_margin` so high, rises alone decide."""
+    sizes = {"level_sizes": [32], "level_heads": [4], "level_intermediate_sizes": [48], "compressor_layers": [1]}
+    sizes |= {"expander_layers": [1], "windows": [8], "min_segment_lengths": [1], "max_segment_lengths": [6]}
+    trunk = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    rest = {"target_segment_lengths": [3.0], "threshold_margin": 9.0, "codebook_dim": 8, "initializer_range": 0.5}
+    ngrams = {"ngram_sizes": [2, 3], "ngram_buckets": 97, "ngram_embedding_size": 8}
+    return textae.AbstractinatorConfig(**sizes | trunk | rest | ngrams | fields)
+
+
+def two_levels(**fields):
+    sizes = {"level_sizes": [32, 24], "level_heads": [4, 2], "level_intermediate_sizes": [48, 32]}
+    layers = {"compressor_layers": [1, 1], "expander_layers": [1, 1], "windows": [8, 4]}
+    lengths = {"target_segment_lengths": [3.0, 2.0], "min_segment_lengths": [1, 1], "max_segment_lengths": [6, 4]}
+    codes = {"segmentations": ["rise", "threshold"], "codebook_sizes": [64, 48], "ngram_sizes": []}
+    return abstractinator_config(**sizes | layers | lengths | codes | fields)
+
+
+def with_limits(model):
+    """Limits that untrained entropies cross about half of the time."""
+    for compressor in model.base_model.autoencoder.compressors:
+        if compressor.limit is not None:
+            compressor.limit.limit.fill_(0.02 if "rise" in compressor.rule else 5.2)
+
+
+abstractinator_inputs = language_inputs(textae.AbstractinatorTokenizer)
+
+ABSTRACTINATOR_FILES = (
+    "configuration_abstractinator",
+    "modeling_abstractinator",
+    "segmentation",
+    "tokenization_abstractinator",
+)
 CTA_FILES = ("configuration_cta", "modeling_cta", "tokenization_cta")
 ENCODZALL_FILES = ("configuration_encodzall", "modeling_encodzall", "tokenization_encodzall")
 FSQ_FILES = ("configuration_fsq_autoencoder", "modeling_fsq_autoencoder", "tokenization_fsq_autoencoder")
@@ -155,6 +190,85 @@ mlm_encoder_training_inputs = masked_inputs(
 cta_inputs = masked_inputs(textae.CtaTokenizer, CtaCollator, ("input_ids", "attention_mask", "labels"))
 
 CASES = [
+    ModelCase(
+        name="abstractinator",
+        model_class=textae.AbstractinatorModel,
+        auto_class=AutoModel,
+        tokenizer_class=textae.AbstractinatorTokenizer,
+        config=lambda **fields: abstractinator_config(
+            **{"codebook_sizes": [64], "codebook_decay": 0.8, "segmentations": ["fixed"]} | fields
+        ),
+        inputs=abstractinator_inputs,
+        output="last_hidden_state",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("reconstruction_loss", "length_loss", "commitment_loss"),
+        is_stochastic=True,  # the codebook starts from the first vectors it sees
+        rates=("history_dropout",),
+        family_files=ABSTRACTINATOR_FILES,
+        resizable=False,
+        prepare=with_limits,
+    ),
+    ModelCase(
+        name="abstractinator-without-codes",
+        model_class=textae.AbstractinatorModel,
+        auto_class=AutoModelForPreTraining,
+        tokenizer_class=textae.AbstractinatorTokenizer,
+        config=lambda **fields: abstractinator_config(**{"segmentations": ["white_space"]} | fields),
+        inputs=abstractinator_inputs,
+        output="last_hidden_state",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("reconstruction_loss", "length_loss"),
+        rates=("history_dropout",),
+        family_files=ABSTRACTINATOR_FILES,
+        resizable=False,
+    ),
+    ModelCase(
+        name="abstractinator-lm",
+        model_class=textae.AbstractinatorForCausalLM,
+        auto_class=AutoModelForCausalLM,
+        tokenizer_class=textae.AbstractinatorTokenizer,
+        config=abstractinator_config,
+        inputs=abstractinator_inputs,
+        output="last_hidden_state",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=("language_loss", "entropy_loss"),
+        rates=(),
+        quick=True,
+        family_files=ABSTRACTINATOR_FILES,
+        resizable=False,
+        prepare=with_limits,
+    ),
+    ModelCase(
+        name="abstractinator-two-levels-lm",
+        model_class=textae.AbstractinatorForCausalLM,
+        auto_class=AutoModelForCausalLM,
+        tokenizer_class=textae.AbstractinatorTokenizer,
+        config=lambda **fields: two_levels(
+            **{
+                "code_weight": 0.5,
+                "reconstruction_weight": 0.5,
+                "codebook_decay": 0.8,
+                "segmentations": ["fixed", "threshold"],
+            }
+            | fields
+        ),
+        inputs=abstractinator_inputs,
+        output="last_hidden_state",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
+        loss_parts=(
+            "language_loss",
+            "entropy_loss",
+            "commitment_loss",
+            "reconstruction_loss",
+            "length_loss",
+            "code_loss",
+        ),
+        is_stochastic=True,
+        rates=("history_dropout",),
+        family_files=ABSTRACTINATOR_FILES,
+        resizable=False,
+        prepare=with_limits,
+    ),
     ModelCase(
         name="cta",
         model_class=textae.CtaModel,
@@ -298,7 +412,7 @@ CASES = [
         auto_class=AutoModelForCausalLM,
         tokenizer_class=textae.AutoEncoderTokenizer,
         config=fsq_autoencoder_config,
-        inputs=fsq_language_inputs(with_bytes=False),
+        inputs=language_inputs(textae.AutoEncoderTokenizer),
         output="logits",
         output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
         loss_parts=("language_loss",),
@@ -321,7 +435,7 @@ CASES = [
             }
             | fields
         ),
-        inputs=fsq_language_inputs(with_bytes=True),
+        inputs=language_inputs(textae.AutoEncoderTokenizer, with_bytes=True),
         output="logits",
         output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
         loss_parts=("language_loss", "reconstruction_loss"),

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import modeling_textae as textae
-from modeling_textae.data.collators import FsqChunkCollator, FsqLanguageCollator
+from modeling_textae.data.collators import FsqChunkCollator, LanguageCollator
 from modeling_textae.evaluation.codebook import chunk_figures, neighbours, pruning_rows, run_report, tokenizer_figures
 from modeling_textae.evaluation.language import language_figures
 from modeling_textae.models.modeling_fsq_autoencoder import chunk_matrix, waves
@@ -178,7 +178,7 @@ def test_embeddings_are_a_table_and_a_projection_of_codes():
 def test_chunk_bytes_give_the_codes_of_the_table():
     model, tokenizer = language_model()
     model.model.load_state_dict(tokenizer.autoencoder.state_dict())  # the very weights that the codes were made with
-    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
+    batch = LanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
     looked_up = model(batch["input_ids"])
     torch.testing.assert_close(model(batch["input_ids"], chunk_bytes=batch["chunk_bytes"]).logits, looked_up.logits)
 
@@ -190,7 +190,7 @@ def test_each_phase_trains_what_it_should(frozen, loaded, tmp_path):
     if loaded:
         model.save_pretrained(tmp_path)
         model = textae.FsqAutoencoderForCausalLM.from_pretrained(tmp_path)
-    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
+    batch = LanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
     model.train()(**batch).loss.backward()
     with_gradient = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert any(n.startswith("model.encoder.") for n in with_gradient) == (frozen == "nothing")
@@ -203,7 +203,7 @@ def test_each_phase_trains_what_it_should(frozen, loaded, tmp_path):
 
 def test_a_tokenizer_is_lost_by_training_and_by_nothing_else():
     model, tokenizer = language_model(frozen="nothing")
-    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
+    batch = LanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
     model.train().eval()
     model(**batch)
     with torch.no_grad():
@@ -223,7 +223,7 @@ def test_a_tokenizer_is_lost_by_training_and_by_nothing_else():
 def test_codes_in_joint_training_are_the_tokenizers_under_autocast_too():
     model, tokenizer = language_model(frozen="nothing")
     model.model.load_state_dict(tokenizer.autoencoder.state_dict())
-    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT}])
+    batch = LanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT}])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         encoded = model.embeddings(batch["input_ids"], batch["chunk_bytes"])[1]
     assert torch.equal(encoded, model.embeddings(batch["input_ids"])[1])
@@ -231,14 +231,14 @@ def test_codes_in_joint_training_are_the_tokenizers_under_autocast_too():
 
 def test_the_encoder_gets_a_gradient_from_the_language_loss_alone():
     model, tokenizer = language_model(frozen="nothing")
-    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
+    batch = LanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:200]}])
     model.train()(**batch).loss.backward()
     assert model.model.encoder.proj.weight.grad.any()
 
 
 def test_the_language_loss_is_transformers_own():
     model, tokenizer = language_model()
-    batch = FsqLanguageCollator(tokenizer)([{"text": TEXT[:100]}, {"text": "the sea"}])
+    batch = LanguageCollator(tokenizer)([{"text": TEXT[:100]}, {"text": "the sea"}])
     output = model(**batch)
     expected = model.loss_function(output.logits, batch["labels"], vocab_size=len(tokenizer))
     torch.testing.assert_close(output.loss, expected)
@@ -251,8 +251,8 @@ def test_the_language_loss_is_transformers_own():
 def test_padding_moves_no_statistics_in_joint_training():
     model, tokenizer = language_model(frozen="nothing", reconstruction_weight=0.5)
     before = {name: buffer.clone() for name, buffer in model.model.named_buffers()}
-    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:300]}, {"text": "the sea"}])
-    alone = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": "the sea"}])
+    batch = LanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[:300]}, {"text": "the sea"}])
+    alone = LanguageCollator(tokenizer, with_bytes=True)([{"text": "the sea"}])
     for _ in range(3):
         model.train()(**batch)
     for name, buffer in model.model.named_buffers():
@@ -278,7 +278,7 @@ def test_any_llama_trains_on_the_tokenizer_and_loads_with_it(tmp_path):
         str(tmp_path / "run"), max_steps=160, learning_rate=1e-2, use_cpu=True, report_to="none",
         remove_unused_columns=False, disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
-    Trainer(model, arguments, train_dataset=rows, data_collator=FsqLanguageCollator(tokenizer, rate=0.5)).train()
+    Trainer(model, arguments, train_dataset=rows, data_collator=LanguageCollator(tokenizer, rate=0.5)).train()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     writer = pipeline("text-generation", model=str(tmp_path))
@@ -290,7 +290,7 @@ def test_any_llama_trains_on_the_tokenizer_and_loads_with_it(tmp_path):
 
 def test_missing_inputs_are_refused():
     model, tokenizer = language_model(frozen="nothing", reconstruction_weight=0.5)
-    batch = FsqLanguageCollator(tokenizer)([{"text": "the sea"}])
+    batch = LanguageCollator(tokenizer)([{"text": "the sea"}])
     with pytest.raises(ValueError, match="with_bytes"):
         model.train()(**batch)
     with pytest.raises(ValueError, match="one of them"):
@@ -318,7 +318,7 @@ def trained_language_model(tmp_path_factory):
         str(folder / "run"), max_steps=160, learning_rate=1e-2, per_device_train_batch_size=8, use_cpu=True, report_to="none",
         remove_unused_columns=False, disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
-    Trainer(model, arguments, train_dataset=rows, data_collator=FsqLanguageCollator(tokenizer, rate=0.5)).train()
+    Trainer(model, arguments, train_dataset=rows, data_collator=LanguageCollator(tokenizer, rate=0.5)).train()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -400,7 +400,7 @@ def test_after_joint_training_the_tokenizer_is_exported_again():
     tokenizer.add_tokens(["the sea of trees"])
     model.resize_token_embeddings(len(tokenizer))
     model.adopt(tokenizer)
-    batch = FsqLanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[i : i + 100]} for i in range(0, 400, 100)])
+    batch = LanguageCollator(tokenizer, with_bytes=True)([{"text": TEXT[i : i + 100]} for i in range(0, 400, 100)])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(20):
         model.train()(**batch).loss.backward()
@@ -434,16 +434,16 @@ def test_the_chunk_collator_cuts_longer_texts_and_makes_no_noise():
     with pytest.raises(ValueError, match="no noise"):
         FsqChunkCollator(tokenizer, rate=0.1)
     trained = trained_tokenizer()
-    last, first = FsqLanguageCollator(trained)([{"text": "the sea", "ends_document": end} for end in (True, False)])[
+    last, first = LanguageCollator(trained)([{"text": "the sea", "ends_document": end} for end in (True, False)])[
         "labels"
     ]
     assert last.tolist() == [*first.tolist()[:-1], trained.eos_token_id]
     assert first[-1] == -100
-    apart = FsqLanguageCollator(trained, rate=1.0)([{"text": TEXT[:100]}])["input_ids"][0, 1:].tolist()
+    apart = LanguageCollator(trained, rate=1.0)([{"text": TEXT[:100]}])["input_ids"][0, 1:].tolist()
     assert apart == trained.without_spans()(TEXT[:100])["input_ids"]
-    some = FsqLanguageCollator(trained, rate=0.5, seed=3)
+    some = LanguageCollator(trained, rate=0.5, seed=3)
     rows = [some([{"text": TEXT[:100], "index": i}])["input_ids"].shape[1] for i in range(20)]
     assert len(set(rows)) == 2
     assert rows == [some([{"text": TEXT[:100], "index": i}])["input_ids"].shape[1] for i in range(20)]
     with pytest.raises(ValueError, match="need a text"):
-        FsqLanguageCollator(tokenizer)([{"words": 1}])
+        LanguageCollator(tokenizer)([{"words": 1}])

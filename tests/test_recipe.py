@@ -80,7 +80,8 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--size", "huge"], "'huge' is unknown: accepted are nano, xs, s, l"),
         (
             ["--family", "bert"],
-            "'bert' is unknown: accepted are cta, encodzall, fsq_autoencoder, fsq_autoencoder_lm, mlm_encoder",
+            "'bert' is unknown: accepted are abstractinator, abstractinator_lm, cta, encodzall, fsq_autoencoder, "
+            "fsq_autoencoder_lm, mlm_encoder",
         ),
         (["--config", '{"hidden_size": 32}'], "hidden_size 32 does not split"),
         (["--config", '{"hiden_size": 32}'], "no field 'hiden_size'; did you mean hidden_size"),

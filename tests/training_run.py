@@ -9,7 +9,14 @@ from pathlib import Path
 
 import datasets
 import torch
-from model_cases import cta_config, encodzall_config, fsq_autoencoder_config, mlm_encoder_config, with_codes
+from model_cases import (
+    abstractinator_config,
+    cta_config,
+    encodzall_config,
+    fsq_autoencoder_config,
+    mlm_encoder_config,
+    with_codes,
+)
 from transformers import TrainerCallback, set_seed
 
 import modeling_textae as textae
@@ -17,7 +24,7 @@ from modeling_textae.data.collators import (
     CtaCollator,
     EncodzallMaskingCollator,
     FsqChunkCollator,
-    FsqLanguageCollator,
+    LanguageCollator,
     MlmEncoderMaskingCollator,
 )
 from modeling_textae.training.optimizers import optimizer_class_and_arguments
@@ -27,6 +34,14 @@ from modeling_textae.training.trainer import TextAETrainer, TextAETrainingArgume
 
 # Of each family: the model class, its tiny configuration, the tokenizer and the collator.
 FAMILIES = {
+    "abstractinator_lm": (
+        textae.AbstractinatorForCausalLM, abstractinator_config, textae.AbstractinatorTokenizer, LanguageCollator
+    ),
+    "abstractinator_codes": (
+        textae.AbstractinatorForCausalLM,
+        partial(abstractinator_config, codebook_sizes=[32], code_weight=0.5, reconstruction_weight=0.5),
+        textae.AbstractinatorTokenizer, LanguageCollator,
+    ),
     "cta": (textae.CtaModel, cta_config, textae.CtaTokenizer, CtaCollator),
     "encodzall": (
         textae.EncodzallForPreTraining, encodzall_config, textae.EncodzallTokenizer, EncodzallMaskingCollator
@@ -41,16 +56,16 @@ FAMILIES = {
     "fsq_autoencoder_joint": (
         textae.FsqAutoencoderForCausalLM,
         partial(fsq_autoencoder_config, frozen="nothing", reconstruction_weight=0.5), textae.AutoEncoderTokenizer,
-        partial(FsqLanguageCollator, with_bytes=True),
+        partial(LanguageCollator, with_bytes=True),
     ),
     "fsq_autoencoder_lm": (
-        textae.FsqAutoencoderForCausalLM, fsq_autoencoder_config, textae.AutoEncoderTokenizer, FsqLanguageCollator
+        textae.FsqAutoencoderForCausalLM, fsq_autoencoder_config, textae.AutoEncoderTokenizer, LanguageCollator
     ),
     "mlm_encoder": (
         textae.MlmEncoderForMaskedLM, mlm_encoder_config, textae.MlmEncoderTokenizer, MlmEncoderMaskingCollator
     ),
 }  # fmt: skip
-WITHOUT_NOISE = {"fsq_autoencoder", "fsq_autoencoder_vq"}
+WITHOUT_NOISE = {"abstractinator_codes", "abstractinator_lm", "fsq_autoencoder", "fsq_autoencoder_vq"}
 TEXTS = [f"Passage {i}: {'naïve words ' * (i % 4)}and the number {i * i}." for i in range(40)]
 
 

@@ -318,7 +318,7 @@ class FsqChunkCollator:
         }
 
 
-class FsqLanguageCollator:
+class LanguageCollator:
     """Tokenizes texts for a language model: each row begins with `<bos>`, and every other token is a label; a passage that is the
     last of its document ends with `<eos>`.
 
@@ -336,7 +336,7 @@ class FsqLanguageCollator:
     Example:
 
     ```python
-    >>> collator = FsqLanguageCollator(tokenizer)
+    >>> collator = LanguageCollator(tokenizer)
     >>> sorted(collator([{"text": "to be or not to be"}]))
     ['attention_mask', 'input_ids', 'labels']
     ```

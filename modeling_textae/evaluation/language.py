@@ -8,6 +8,15 @@ from torch import nn
 from .texts import batches
 
 
+def rows_after_start(tokenizer, passages, device):
+    """Passages as one batch of ids, each after `<bos>` and padded on the right, and its mask; both of shape `(batch, length)`."""
+    rows = [[tokenizer.bos_token_id, *ids] for ids in tokenizer(passages, add_special_tokens=False)["input_ids"]]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return ids, mask
+
+
 @torch.no_grad()
 def language_figures(model, tokenizer, passages, batch_size=16):
     """Bits of the canonical tokens of passages, each after `<bos>`, over their bytes in UTF-8.
@@ -27,10 +36,7 @@ def language_figures(model, tokenizer, passages, batch_size=16):
         model.check_tokenizer(tokenizer)
     nats, tokens, size = 0.0, 0, 0
     for _, batch in batches(passages, batch_size, "scoring"):
-        rows = [[tokenizer.bos_token_id, *ids] for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows], device=model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
+        ids, mask = rows_after_start(tokenizer, batch, model.device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
         wanted = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         nats += nn.functional.cross_entropy(

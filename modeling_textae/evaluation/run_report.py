@@ -1,8 +1,9 @@
 """What a training run reports at its end, by family."""
 
-from . import codebook, masked_language, reconstruction, tokens
+from . import codebook, masked_language, reconstruction, segments, tokens
 
 REPORTS = {
+    "abstractinator": segments.run_report,
     "cta": tokens.run_report,
     "encodzall": reconstruction.run_report,
     "fsq_autoencoder": codebook.run_report,

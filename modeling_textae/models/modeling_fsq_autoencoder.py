@@ -22,6 +22,7 @@ from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
 from .byte_tokenizer import NUM_BYTES
 from .configuration_fsq_autoencoder import FsqAutoencoderConfig
 from .convolution import overlap_add, windows
+from .packing import moved_left
 from .quantization import FSQLayer, RunningNorm, StepStatistics, VectorQuantizer
 
 
@@ -343,7 +344,7 @@ class FsqAutoencoderModel(FsqPreTrainedModel):
             wrong = input_ids[real & ((input_ids < 0) | (input_ids >= NUM_BYTES))]
             if len(wrong):
                 raise ValueError(f"id {int(wrong[0])} is no byte: the autoencoder reads bytes, 0 to 255")
-        ids = input_ids.masked_fill(~real, 0).gather(1, (~real).to(torch.int8).argsort(dim=1, stable=True))
+        ids = moved_left(input_ids, real, 0)
         ids = nn.functional.pad(ids[:, :longest], (0, max(longest - ids.shape[1], 0)))
         return ids, real.sum(1), (real.cumsum(1) - 1).clamp(min=0)
 
@@ -745,7 +746,7 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             raise ValueError("give input_ids or inputs_embeds, one of them")
         if labels is not None and self.to_codes is not None and chunk_bytes is None and self.training:
             raise ValueError(
-                "reconstruction_weight needs chunk_bytes: FsqLanguageCollator(..., with_bytes=True) gives them"
+                "reconstruction_weight needs chunk_bytes: LanguageCollator(..., with_bytes=True) gives them"
             )
         codes = None
         if inputs_embeds is None:

@@ -117,3 +117,15 @@ def pack_rows(lengths, row_length, max_length=None):
     held = np.full((int(begins.sum()), row_length), -1, dtype=np.int64)
     held.reshape(-1)[slots] = segment
     return Rows(*(torch.from_numpy(a).to(lengths.device) for a in (slots, held, position)))
+
+
+def moved_left(values, real, fill):
+    """Values of each row that are real, moved to its left end in their order, whichever side their padding was on.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, length)`), real (`torch.BoolTensor` of shape `(batch, length)`), fill (`int`).
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length)`, with `fill` beyond each row's end.
+    """
+    return values.masked_fill(~real, fill).gather(1, (~real).to(torch.int8).argsort(dim=1, stable=True))

@@ -52,7 +52,7 @@ class LearnedQueryPooling(nn.Module):
 
     def forward(self, values, segments, num_segments):
         """Arguments and result as of [`segment_mean`]."""
-        heads = values.view(len(values), self.num_heads, -1)
+        heads = values.view(len(values), *self.query.shape)
         scores = (heads * self.query).sum(-1).float() * heads.shape[-1] ** -0.5
         index = segments[:, None].expand_as(scores)
         peak = scores.detach().new_zeros(num_segments, self.num_heads)

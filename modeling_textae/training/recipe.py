@@ -20,18 +20,21 @@ from ..data.collators import (
     CtaCollator,
     EncodzallMaskingCollator,
     FsqChunkCollator,
-    FsqLanguageCollator,
+    LanguageCollator,
     MlmEncoderMaskingCollator,
 )
 from ..data.corpora import file_format
+from ..models.configuration_abstractinator import AbstractinatorConfig
 from ..models.configuration_cta import CtaConfig
 from ..models.configuration_encodzall import EncodzallConfig
 from ..models.configuration_fsq_autoencoder import FsqAutoencoderConfig
 from ..models.configuration_mlm_encoder import MlmEncoderConfig
+from ..models.modeling_abstractinator import AbstractinatorForCausalLM, AbstractinatorModel
 from ..models.modeling_cta import CtaModel
 from ..models.modeling_encodzall import EncodzallForPreTraining
 from ..models.modeling_fsq_autoencoder import FsqAutoencoderForCausalLM, FsqAutoencoderModel
 from ..models.modeling_mlm_encoder import MlmEncoderForMaskedLM
+from ..models.tokenization_abstractinator import AbstractinatorTokenizer
 from ..models.tokenization_cta import CtaTokenizer
 from ..models.tokenization_encodzall import EncodzallTokenizer
 from ..models.tokenization_fsq_autoencoder import AutoEncoderTokenizer
@@ -67,6 +70,20 @@ class Family:
 
 
 FAMILIES = {
+    "abstractinator": Family(
+        AbstractinatorConfig,
+        AbstractinatorTokenizer,
+        AbstractinatorModel,
+        LanguageCollator,
+        defaults={"noise": "fixed", "noise_rate": 0.0},
+    ),
+    "abstractinator_lm": Family(
+        AbstractinatorConfig,
+        AbstractinatorTokenizer,
+        AbstractinatorForCausalLM,
+        LanguageCollator,
+        defaults={"noise": "fixed", "noise_rate": 0.0},
+    ),
     "cta": Family(
         CtaConfig,
         CtaTokenizer,
@@ -89,7 +106,7 @@ FAMILIES = {
         FsqAutoencoderConfig,
         AutoEncoderTokenizer,
         FsqAutoencoderForCausalLM,
-        FsqLanguageCollator,
+        LanguageCollator,
         collator_fields=("with_bytes",),
         defaults={"noise": "fixed", "noise_rate": 0.0},
         needs_tokenizer=True,
@@ -470,6 +487,13 @@ FREE = {
     "tokenizer_fingerprint",
     "frozen",
     "reconstruction_weight",
+    # Of the Abstractinator, what losses and limits of segments are made of.
+    "entropy_weight",
+    "code_weight",
+    "commitment_weight",
+    "codebook_decay",
+    "history_dropout",
+    "target_segment_lengths",
 }
 
 

@@ -30,14 +30,14 @@ class TextAETrainingArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs; the loss logged is their mean."})
 
 
-LOGGED = ("_loss", "_accuracy", "_perplexity", "_use")
+LOGGED = ("_loss", "_accuracy", "_perplexity", "_use", "_length")
 
 
 class TextAETrainer(Trainer):
     """transformers' Trainer, plus:
 
     - each part of a loss (`<part>_loss` of the model's output), and each figure of a batch (`_accuracy`, `_perplexity`,
-      `_use`), is logged under its name, in training and evaluation;
+      `_use`, `_length`), is logged under its name, in training and evaluation;
     - callbacks find the step's losses, averaged over accumulation and ranks, in `state.step_losses`;
     - examples carry their index, epoch and step, so that noise drawn from them survives a resume in mid-epoch exactly;
       a map-style dataset is cut to whole steps an epoch.

@@ -1,0 +1,161 @@
+"""Compression by a byte language model: its probabilities drive an entropy coder, so that a file takes the bits that the model
+reports."""
+
+import hashlib
+import importlib
+import struct
+import zlib
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .byte_tokenizer import NUM_BYTES
+
+MAGIC = b"TXAE"
+HEADER = struct.Struct("<4s8sQIII")  # magic, model, bytes, check sum, bytes of a stream, streams at once
+WORD = np.dtype("<u4")
+
+
+def coder():
+    """The constriction library's queue of range coders and its family of categorical distributions.
+
+    Raises:
+        ImportError: where it is not installed.
+    """
+    try:
+        stream = importlib.import_module("constriction").stream
+    except ImportError as error:
+        raise ImportError(
+            "compression needs the constriction library: pip install 'modeling_textae[compress]'"
+        ) from error
+    return stream.queue, stream.model.Categorical(perfect=False)
+
+
+def weights_digest(model):
+    """Eight bytes that tell a model's weights and precision from others'."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + str(value.dtype).encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.digest()[:8]
+
+
+def streams_of(size, stream_length):
+    """Where each stream of a file begins and ends, shape `(streams, 2)`."""
+    starts = np.arange(0, size, stream_length)
+    return np.stack((starts, np.minimum(starts + stream_length, size)), 1)
+
+
+class SteppedBytes:
+    """The probabilities of the next byte of several streams at once, a byte of each at a time: what the coder and the decoder
+    compute in the very same way, so that rounding cannot part them.
+
+    Args:
+        model ([`AbstractinatorForCausalLM`]), streams (`int`).
+    """
+
+    def __init__(self, model, streams):
+        self.model = model
+        start = torch.full((streams, 1), model.config.bos_token_id, device=model.device)
+        self.output = model(start, use_cache=True)
+
+    def probabilities(self):
+        """Of each stream's next byte, shape `(streams, 256)`."""
+        return self.output.logits[:, -1, :NUM_BYTES].double().softmax(-1).cpu().numpy()
+
+    def feed(self, symbols):
+        """Go on by a byte of each stream, shape `(streams,)`."""
+        ids = torch.from_numpy(symbols.astype(np.int64)).to(self.model.device)[:, None]
+        self.output = self.model(ids, past_key_values=self.output.past_key_values)
+
+
+@torch.no_grad()
+def compress(model, data, stream_length=4096, batch_size=256):
+    """Bytes to fewer bytes.
+
+    The file is cut into streams, each of which begins without context and which are coded side by side. What comes out can be
+    read by the same weights in the same precision on the same kind of machine, with as many threads: elsewhere floating-point
+    sums may round in another way, which [`decompress`] finds out and refuses.
+
+    Args:
+        model ([`AbstractinatorForCausalLM`]): in evaluation mode.
+        data (`bytes`), stream_length (`int`, defaults to 4096): bytes in a stream; batch_size (`int`, defaults to 256): streams
+            side by side.
+
+    Returns:
+        `bytes`.
+
+    Raises:
+        ValueError: for a model in training mode. ImportError: without the constriction library.
+    """
+    queue, family = coder()
+    check_mode(model)
+    encoder, source = queue.RangeEncoder(), np.frombuffer(data, dtype=np.uint8)
+    for streams in batched(streams_of(len(data), stream_length), batch_size, "compressing"):
+        stepped = SteppedBytes(model, len(streams))
+        for place in range(int((streams[:, 1] - streams[:, 0]).max())):
+            real = streams[:, 0] + place < streams[:, 1]
+            symbols = source[np.minimum(streams[:, 0] + place, len(source) - 1)]
+            encoder.encode(symbols[real].astype(np.int32), family, stepped.probabilities()[real])
+            stepped.feed(np.where(real, symbols, 0))
+    words = encoder.get_compressed().astype(WORD)
+    header = HEADER.pack(MAGIC, weights_digest(model), len(data), zlib.crc32(data), stream_length, batch_size)
+    return header + words.tobytes()
+
+
+@torch.no_grad()
+def decompress(model, packed):
+    """What [`compress`] was given.
+
+    Args:
+        model ([`AbstractinatorForCausalLM`]): the one that compressed, in evaluation mode; packed (`bytes`).
+
+    Returns:
+        `bytes`.
+
+    Raises:
+        ValueError: for what is no such file, was made by other weights, or does not come out as it went in.
+    """
+    queue, family = coder()
+    check_mode(model)
+    if len(packed) < HEADER.size or packed[:4] != MAGIC:
+        raise ValueError("this is no file that compress() made: it does not begin with its mark")
+    _, digest, size, check_sum, stream_length, batch_size = HEADER.unpack(packed[: HEADER.size])
+    if digest != weights_digest(model):
+        raise ValueError(
+            "this file was compressed with other weights, or in another precision: load those that made it"
+        )
+    body = packed[HEADER.size :]
+    if len(body) % WORD.itemsize or not stream_length or not batch_size:
+        raise ValueError("this file was cut short or changed")
+    decoder = queue.RangeDecoder(np.frombuffer(body, dtype=WORD).astype(np.uint32))
+    found = np.zeros(size, dtype=np.uint8)
+    for streams in batched(streams_of(size, stream_length), batch_size, "decompressing"):
+        stepped = SteppedBytes(model, len(streams))
+        for place in range(int((streams[:, 1] - streams[:, 0]).max())):
+            real = streams[:, 0] + place < streams[:, 1]
+            symbols = np.zeros(len(streams), dtype=np.int64)
+            symbols[real] = decoder.decode(family, stepped.probabilities()[real])
+            found[streams[real, 0] + place] = symbols[real]
+            stepped.feed(symbols)
+    data = found.tobytes()
+    if zlib.crc32(data) != check_sum:
+        raise ValueError("the file did not come out as it went in: it was changed, or this machine rounds otherwise")
+    return data
+
+
+def check_mode(model):
+    """Refuse a model in training mode, whose probabilities may be drawn."""
+    if model.training:
+        raise ValueError("a model in training mode compresses nothing: call eval() first")
+
+
+def batched(streams, size, description):
+    """Some streams after the other, with a progress bar of bytes."""
+    total = int((streams[:, 1] - streams[:, 0]).sum())
+    with tqdm(total=total, desc=description, unit="B", unit_scale=True, leave=False) as bar:
+        for start in range(0, len(streams), size):
+            part = streams[start : start + size]
+            yield part
+            bar.update(int((part[:, 1] - part[:, 0]).sum()))

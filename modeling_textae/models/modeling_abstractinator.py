@@ -1,0 +1,1724 @@
+"""The Abstractinator: bytes to segments to codes, level over level, and back; and the language model of bytes on them.
+
+Source: the Abstractinator, a hierarchical autoencoder language model. Deviations: no prediction reads anything of what it
+predicts, codes included; an expander reads its level's trunk beside what it is told from above, and is trained by either;
+codes, where there are any, keep the compressor's gradient; limits of entropies follow a wanted mean length. The transformer
+over the top is transformers' Llama.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationMixin, LlamaConfig
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
+
+from .arithmetic_coding import compress as compress_bytes
+from .arithmetic_coding import decompress as decompress_bytes
+from .attention import apply_rotary, attention_implementation, eager_attention_forward, rotary_table
+from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy, over_labels
+from .byte_tokenizer import NUM_BYTES
+from .configuration_abstractinator import ENTROPY_RULES, AbstractinatorConfig
+from .packing import moved_left
+from .pooling import LearnedQueryPooling
+from .quantization import StepStatistics, VectorQuantizer
+from .segmentation import SCORE_RANGE, SegmentLimit, bounded_cuts, cut_scores, entropies, is_white_space
+
+NUM_SYMBOLS = NUM_BYTES + 1  # the bytes and the end of a text, all that is ever predicted
+END = NUM_BYTES
+IMPOSSIBLE = -1e4  # a score whose probability is 0 in every precision, and yet finite
+
+
+@dataclass
+class AbstractinatorOutput(AutoencoderOutput):
+    """What [`AbstractinatorModel`] returns.
+
+    Attributes:
+        loss (`torch.FloatTensor` of shape `()`): the sum of the part losses, in nats a byte.
+        reconstruction_loss (`torch.FloatTensor` of shape `()`): cross-entropy of the symbols of all levels, each told the code
+            of its segment and the symbols before it, a byte, detached.
+        length_loss (`torch.FloatTensor` of shape `()`): cross-entropy of the segments' lengths, told their codes, a byte,
+            detached.
+        entropy_loss (`torch.FloatTensor` of shape `()`): weighted cross-entropy of each trunk's own next symbol, a byte,
+            detached.
+        commitment_loss (`torch.FloatTensor` of shape `()`): weighted distance to the codes, a byte, detached.
+        byte_accuracy (`torch.FloatTensor` of shape `()`): share of the labels that score best.
+        code_use (`torch.FloatTensor` of shape `()`): distinct top codes over top segments in this batch.
+        segment_length (`torch.FloatTensor` of shape `()`): mean bytes in a segment of the top.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`,
+            told the code of its segment.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, length, level_sizes[0])`): what these scores are made of.
+        latents (`torch.FloatTensor` of shape `(batch, segments, code_size)`): the top vectors or codes, 0 beyond a text's last.
+        codes (`torch.LongTensor` of shape `(batch, segments)`): numbers of the top codes, -1 beyond the last; where there are
+            codes.
+        segment_lengths (`torch.LongTensor` of shape `(batch, segments)`): symbols of the level below in each top segment, 0
+        beyond. hidden_states, attentions: none.
+    """
+
+    reconstruction_loss: torch.FloatTensor | None = None
+    length_loss: torch.FloatTensor | None = None
+    entropy_loss: torch.FloatTensor | None = None
+    commitment_loss: torch.FloatTensor | None = None
+    byte_accuracy: torch.FloatTensor | None = None
+    code_use: torch.FloatTensor | None = None
+    segment_length: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    codes: torch.LongTensor | None = None
+    segment_lengths: torch.LongTensor | None = None
+
+
+@dataclass
+class AbstractinatorCausalLMOutput(AbstractinatorOutput):
+    """What [`AbstractinatorForCausalLM`] returns: beside what [`AbstractinatorOutput`] names,
+
+    Attributes:
+        language_loss (`torch.FloatTensor` of shape `()`): cross-entropy of the next byte, or end, detached.
+        code_loss (`torch.FloatTensor` of shape `()`): weighted cross-entropy of the next top code, or end, a byte, detached;
+            where it has a weight.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`,
+            from tokens up to `t` alone; what is neither a byte nor the end has probability 0.
+        past_key_values ([`HierarchicalCache`]): of all levels.
+    """
+
+    language_loss: torch.FloatTensor | None = None
+    code_loss: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+
+
+# Caches
+
+
+@dataclass
+class Rows:
+    """Tensors whose first dimension is the batch, of which some rows can be taken out and put back."""
+
+    def select(self, rows):
+        """A copy of some rows, shape `(n,)`."""
+        parts = {}
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                parts[name] = value[rows]
+            elif isinstance(value, list):
+                parts[name] = [part.select(rows) for part in value]
+        return type(self)(**parts)
+
+    def put(self, rows, other):
+        """Write rows that were taken out back to their places, or `other`'s in order."""
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                value[rows] = getattr(other, name)
+            elif isinstance(value, list):
+                for mine, theirs in zip(value, getattr(other, name), strict=True):
+                    mine.put(rows, theirs)
+
+
+@dataclass
+class LayerRows(Rows):
+    """Keys and values of the last places of a local layer, each of shape `(batch, heads, window - 1, head_dim)`, newest last."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass
+class LevelRows(Rows):
+    """Where a level stands in each row.
+
+    Attributes:
+        seen (`(batch,)`): symbols read so far, the start included.
+        compressor, expander: of each layer.
+        held (`(batch, max_segment_length, size)`): the trunk's states of the segment that has not ended yet.
+        held_count (`(batch,)`): how many these are.
+        before (`(batch,)`): the last entropy.
+        condition (`(batch, size)`): what the expander is told from above.
+        recent (`(batch, n)`): the last ids, of the first level, -1 before the first.
+    """
+
+    seen: torch.Tensor
+    compressor: list[LayerRows]
+    expander: list[LayerRows]
+    held: torch.Tensor
+    held_count: torch.Tensor
+    before: torch.Tensor
+    condition: torch.Tensor
+    recent: torch.Tensor
+
+
+@dataclass
+class TopRows(Rows):
+    """Keys and values of the transformer over the top, `(batch, heads, room, head_dim)`, of which `seen` count, `(batch,)`."""
+
+    seen: torch.Tensor
+    layers: list[LayerRows]
+
+
+class TopCache(Cache):
+    """Rows of the transformer's cache as transformers' attention writes and reads them: each row's new place is its own.
+
+    Args:
+        rows ([`TopRows`]): of the rows that are run, with room for one more.
+    """
+
+    def __init__(self, rows):
+        super().__init__(layers=[])
+        self.rows = rows
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        """Write one place of each row; return all keys and values."""
+        layer, row = self.rows.layers[layer_idx], torch.arange(len(key_states), device=key_states.device)
+        layer.keys[row, :, self.rows.seen] = key_states[:, :, 0].to(layer.keys.dtype)
+        layer.values[row, :, self.rows.seen] = value_states[:, :, 0].to(layer.values.dtype)
+        return layer.keys, layer.values
+
+    def get_seq_length(self, layer_idx=0):
+        """Places that are taken, at most."""
+        return int(self.rows.seen.max())
+
+
+class HierarchicalCache(Cache):
+    """What generation keeps of all levels: windows of keys and values, segments that have not ended, what each expander is
+    told, and the keys and values of the transformer over the top.
+
+    Args:
+        levels (`list[LevelRows]`): the bytes' first; top ([`TopRows`]).
+    """
+
+    def __init__(self, levels, top):
+        super().__init__(layers=[])
+        self.levels, self.top = levels, top
+
+    def get_seq_length(self, layer_idx=0):
+        """Tokens of the longest row, the start included."""
+        return int(self.levels[0].seen.max())
+
+    def reorder_cache(self, beam_idx):
+        """Take rows in another order, as beam search does."""
+        self.levels = [level.select(beam_idx) for level in self.levels]
+        self.top = self.top.select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats):
+        """Repeat each row."""
+        self.reorder_cache(torch.arange(len(self.top.seen), device=self.top.seen.device).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices):
+        """Keep some rows."""
+        self.reorder_cache(indices)
+
+
+# Layers
+
+
+class SlidingWindowAttention(nn.Module):
+    """Causal attention of each place to itself and the places just before it, a window in all; computed in blocks, each of
+    which sees itself and the one before.
+
+    Args:
+        config ([`AbstractinatorConfig`]), level (`int`).
+    """
+
+    is_causal = False  # a mask says it all
+    num_key_value_groups = 1
+
+    def __init__(self, config, level):
+        super().__init__()
+        self.config = config
+        size = config.level_sizes[level]
+        self.num_heads, self.window = config.level_heads[level], config.windows[level]
+        self.head_dim = size // self.num_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(size, size, bias=False)
+        self.k_proj = nn.Linear(size, size, bias=False)
+        self.v_proj = nn.Linear(size, size, bias=False)
+        self.o_proj = nn.Linear(size, size, bias=False)
+
+    def projected(self, states, table):
+        """Queries, keys and values, each of shape `(batch, heads, length, head_dim)`."""
+        shape = (*states.shape[:-1], self.num_heads, self.head_dim)
+        query, key, value = (p(states).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        return apply_rotary(query, table), apply_rotary(key, table), value
+
+    def attend(self, query, key, value, mask):
+        """Attend by the configured implementation; output of shape `(batch, queries, heads, head_dim)`."""
+        implementation = attention_implementation(self.config._attn_implementation, self, query, key, mask)
+        if implementation not in ("sdpa", "eager"):
+            implementation = "sdpa"  # blocks are dense: the kernels for sparse ones have nothing to skip
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        return attend(self, query, key, value, mask, scaling=self.scaling)[0]
+
+    def forward(self, states, table):
+        """Attend.
+
+        Args:
+            states (`torch.Tensor` of shape `(batch, length, size)`), table (`tuple`): of [`rotary_table`].
+
+        Returns:
+            `tuple`: output of the shape of `states`, keys and values, each of shape `(batch, heads, length, head_dim)`.
+        """
+        query, key, value = self.projected(states, table)
+        batch, heads, length, head_dim = query.shape
+        window = self.window
+        if length <= window:
+            mask = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()
+            output = self.attend(query, key, value, mask.expand(batch, 1, length, length))
+            return self.o_proj(output.reshape(states.shape)), key, value
+        blocks = -(-length // window)
+
+        def blocked(values):
+            values = nn.functional.pad(values, (0, 0, 0, blocks * window - length))
+            return values.view(batch, heads, blocks, window, head_dim).transpose(1, 2)
+
+        def with_previous(values):
+            own = blocked(values)
+            return torch.cat((nn.functional.pad(own, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], own), 3).flatten(0, 1)
+
+        place = torch.arange(2 * window, device=states.device)
+        distance = place[window:, None] - place[None]
+        near = (distance >= 0) & (distance < window)
+        mask = near.repeat(blocks, 1, 1)
+        mask[0, :, :window] = False  # there is no block before the first
+        mask = mask.repeat(batch, 1, 1).unsqueeze(1)
+        output = self.attend(blocked(query).flatten(0, 1), with_previous(key), with_previous(value), mask)
+        output = output.reshape(batch, blocks * window, -1)[:, :length]
+        return self.o_proj(output), key, value
+
+    def step(self, states, table, seen, rows):
+        """Attend from one more place of each row, shape `(batch, 1, size)`, of which `seen` came before, shape `(batch,)`, to
+        it and to what its [`LayerRows`] keep, which move on."""
+        query, key, value = self.projected(states, table)
+        keys, values = torch.cat((rows.keys, key), 2), torch.cat((rows.values, value), 2)
+        place = torch.arange(self.window, device=states.device)
+        mask = place >= self.window - 1 - seen.clamp(max=self.window - 1)[:, None]
+        output = self.attend(query, keys, values, mask[:, None, None])
+        rows.keys, rows.values = keys[:, :, 1:], values[:, :, 1:]
+        return self.o_proj(output.reshape(states.shape))
+
+
+class LocalLayer(GradientCheckpointingLayer):
+    """Attention in a window and a gated feed-forward layer, each after a norm and added to its input.
+
+    Args:
+        config ([`AbstractinatorConfig`]), level (`int`).
+    """
+
+    def __init__(self, config, level):
+        super().__init__()
+        size, inner = config.level_sizes[level], config.level_intermediate_sizes[level]
+        self.attention_norm = nn.LayerNorm(size, eps=config.norm_eps, bias=False)
+        self.attention = SlidingWindowAttention(config, level)
+        self.norm = nn.LayerNorm(size, eps=config.norm_eps, bias=False)
+        self.gate = nn.Linear(size, inner, bias=False)
+        self.up = nn.Linear(size, inner, bias=False)
+        self.down = nn.Linear(inner, size, bias=False)
+
+    def feed_forward(self, states):
+        """What the feed-forward layer adds."""
+        states = self.norm(states)
+        return self.down(nn.functional.silu(self.gate(states)) * self.up(states))
+
+    def forward(self, states, table):
+        """States of shape `(batch, length, size)` to the same, and the attention's keys and values."""
+        attended, key, value = self.attention(self.attention_norm(states), table)
+        states = states + attended
+        return states + self.feed_forward(states), key, value
+
+    def step(self, states, table, seen, rows):
+        """One more place; arguments as of [`SlidingWindowAttention.step`]."""
+        states = states + self.attention.step(self.attention_norm(states), table, seen, rows)
+        return states + self.feed_forward(states)
+
+
+class LocalTrunk(nn.Module):
+    """A stack of local layers and a norm.
+
+    Args:
+        config ([`AbstractinatorConfig`]), level (`int`), num_layers (`int`).
+    """
+
+    def __init__(self, config, level, num_layers):
+        super().__init__()
+        self.config, self.window = config, config.windows[level]
+        self.head_dim = config.level_sizes[level] // config.level_heads[level]
+        self.layers = nn.ModuleList(LocalLayer(config, level) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(config.level_sizes[level], eps=config.norm_eps, bias=False)
+
+    def forward(self, states):
+        """States of shape `(batch, length, size)` to the same, and each layer's keys and values."""
+        place = torch.arange(states.shape[1], device=states.device)[None]
+        table = rotary_table(place, self.head_dim, self.config.rope_theta)
+        kept = []
+        for layer in self.layers:
+            states, key, value = layer(states, table)
+            kept.append((key, value))
+        return self.norm(states), kept
+
+    def rows(self, kept, seen):
+        """What generation needs of each layer's keys and values: the last places of each row's `seen`, shape `(batch,)`."""
+        place = seen[:, None] - (self.window - 1) + torch.arange(self.window - 1, device=seen.device)
+        place = place.clamp(min=0)[:, None, :, None]
+        return [LayerRows(*(v.gather(2, place.expand(-1, v.shape[1], -1, v.shape[3])) for v in pair)) for pair in kept]
+
+    def step(self, states, seen, rows):
+        """One more place of each row, shape `(batch, 1, size)`; arguments as of [`SlidingWindowAttention.step`]."""
+        table = rotary_table(seen[:, None], self.head_dim, self.config.rope_theta)
+        for layer, of_layer in zip(self.layers, rows, strict=True):
+            states = layer.step(states, table, seen, of_layer)
+        return self.norm(states)
+
+
+class LearnedQueryAttention(nn.Module):
+    """Each segment to one vector: its values weighted by their products with learned queries, beside its last value.
+
+    Args:
+        size (`int`), num_heads (`int`): of the values; each head has a query.
+        output_size (`int`).
+    """
+
+    def __init__(self, size, num_heads, output_size):
+        super().__init__()
+        self.value = nn.Linear(size, size, bias=False)
+        self.pool = LearnedQueryPooling(size, num_heads)
+        self.out = nn.Linear(2 * size, output_size)
+
+    def forward(self, values, segments, num_segments, ends):
+        """Pool.
+
+        Args:
+            values (`torch.Tensor` of shape `(n, size)`).
+            segments (`torch.LongTensor` of shape `(n,)`): each value's segment, from 0 to `num_segments - 1`.
+            num_segments (`int`).
+            ends (`torch.LongTensor` of shape `(num_segments,)`): each segment's last value.
+
+        Returns:
+            `torch.Tensor` of shape `(num_segments, output_size)`.
+        """
+        pooled = self.pool(self.value(values), segments, num_segments)
+        return self.out(torch.cat((pooled.to(values.dtype), values[ends]), 1))
+
+
+# Levels
+
+
+@dataclass
+class CompressedLevel:
+    """What a level makes of its sequence, whose first place is the start and no part of a segment.
+
+    Attributes:
+        states (`(batch, length, size)`): of the trunk.
+        kept: keys and values of its layers.
+        scores (`(batch, length, symbols)`): the trunk's own, of the next symbol; or `None`.
+        values (`(batch, length)`): their entropies, in bits; or `None`.
+        cuts (`(batch, length)`): places that end a segment.
+        completed (`(batch, length)`): segments that have ended with this place or before.
+        lengths (`(batch,)`): real places, the start included.
+        counts (`(batch,)`): segments, one that has not ended included.
+        segment_lengths (`(batch, segments)`): 0 beyond a row's last.
+        ends (`(batch, segments)`): the last place of each, 0 beyond.
+        vectors (`(batch, segments, code_size)`): of the segments, quantized where the level has codes.
+        codes (`(batch, segments)`): their numbers, or `None`.
+        distances (`(batch, segments)`): squared, to the codes, or `None`.
+    """
+
+    states: torch.Tensor
+    kept: list
+    scores: torch.Tensor | None
+    values: torch.Tensor | None
+    cuts: torch.Tensor
+    completed: torch.Tensor
+    lengths: torch.Tensor
+    counts: torch.Tensor
+    segment_lengths: torch.Tensor
+    ends: torch.Tensor
+    vectors: torch.Tensor
+    codes: torch.Tensor | None = None
+    distances: torch.Tensor | None = None
+
+    @property
+    def real_segments(self):
+        """Which segments are a row's own, shape `(batch, segments)`."""
+        return self.segment_lengths > 0
+
+
+class ByteSegmentCompressor(nn.Module):
+    """A level's way up: a causal trunk in a window with a head for the next symbol, cuts, and one vector, or code, a segment.
+
+    Args:
+        config ([`AbstractinatorConfig`]), level (`int`): 0 is the bytes'.
+    """
+
+    def __init__(self, config, level):
+        super().__init__()
+        self.config, self.level = config, level
+        size = config.level_sizes[level]
+        self.rule = config.segmentations[level]
+        self.shortest, self.longest = config.min_segment_lengths[level], config.max_segment_lengths[level]
+        if self.rule == "fixed":
+            self.longest = max(round(config.target_segment_lengths[level]), 1)
+        self.trunk = LocalTrunk(config, level, config.compressor_layers[level])
+        symbols = NUM_SYMBOLS if level == 0 else config.codebook_sizes[level - 1]
+        self.head = nn.Linear(size, symbols) if self.rule in ENTROPY_RULES else None
+        self.limit = SegmentLimit(config.target_segment_lengths[level]) if self.rule in ENTROPY_RULES else None
+        num_codes = config.codebook_sizes[level]
+        self.code_size = config.codebook_dim if num_codes else size
+        self.pool = LearnedQueryAttention(size, config.level_heads[level], self.code_size)
+        self.norm = nn.LayerNorm(self.code_size, eps=config.norm_eps, elementwise_affine=False)
+        self.quantizer = None
+        if num_codes:
+            rotates = config.codebook_gradient == "rotation"
+            self.quantizer = VectorQuantizer(num_codes, config.codebook_dim, config.codebook_decay, rotation=rotates)
+
+    def wanted(self, values, symbols, before=None):
+        """Places where a segment would end, by the rule.
+
+        Args:
+            values (`torch.FloatTensor` of shape `(batch, length)`): entropies, or `None`.
+            symbols (`torch.LongTensor` of shape `(batch, length)`), before: as of [`cut_scores`].
+
+        Returns:
+            `tuple`: shape `(batch, length)`; and the scores, or `None`.
+        """
+        if self.rule == "white_space":
+            return is_white_space(symbols), None
+        if self.rule == "fixed":
+            return torch.zeros_like(symbols, dtype=torch.bool), None
+        scores = cut_scores(self.rule, values, self.config.threshold_margin, before)
+        return scores > self.limit.limit, scores
+
+    def entropies_of(self, states):
+        """The trunk's scores of the next symbol and their entropies, or `None` twice where no rule asks for them."""
+        if self.head is None:
+            return None, None
+        scores = self.head(states)
+        return scores, entropies(scores.detach())
+
+    def forward(self, embeds, symbols, lengths, cuts=None):
+        """Compress.
+
+        Args:
+            embeds (`torch.Tensor` of shape `(batch, length, size)`): the start's first.
+            symbols (`torch.LongTensor` of shape `(batch, length)`): what they stand for; on the first level, from 256 on,
+                special.
+            lengths (`torch.LongTensor` of shape `(batch,)`): real places, the start included.
+            cuts (`torch.BoolTensor` of shape `(batch, length)`, *optional*): given places that end a segment.
+
+        Returns:
+            [`CompressedLevel`].
+        """
+        states, kept = self.trunk(embeds)
+        scores, values = self.entropies_of(states)
+        place = torch.arange(states.shape[1], device=states.device)
+        real = place < lengths[:, None]
+        if self.training and self.limit is not None:
+            limited = cut_scores(self.rule, values, self.config.threshold_margin)
+            self.limit.observe(limited[:, 1:][real[:, 1:]], self.head.weight)
+        if cuts is None:
+            forced = self.forced(symbols)
+            forced[:, 0] = True
+            cuts = bounded_cuts(self.wanted(values, symbols)[0], forced, self.shortest, self.longest)
+        cuts = (cuts | (place == 0)) & real
+        completed = cuts.cumsum(1) - 1
+        return self.pooled(CompressedLevel(states, kept, scores, values, cuts, completed, lengths, *[None] * 4), real)
+
+    def forced(self, symbols):
+        """Where a segment ends whatever the rule says: at special tokens of the first level."""
+        return symbols >= NUM_BYTES if self.level == 0 else torch.zeros_like(symbols, dtype=torch.bool)
+
+    def pooled(self, level, real):
+        """Add the segments' vectors to a level; `real` as of [`forward`]."""
+        batch, length, _ = level.states.shape
+        before = nn.functional.pad(level.completed, (1, 0))[:, :-1]  # the segment of each place but the start
+        inside = real.clone()
+        inside[:, 0] = False
+        level.counts = torch.where(inside, before + 1, 0).amax(1)
+        segments = int(level.counts.max())
+        row = torch.arange(batch, device=real.device)[:, None]
+        number = torch.where(inside, row * segments + before, batch * segments).flatten()
+        place = torch.arange(length, device=real.device).expand(batch, -1)
+        counted = number.new_zeros(batch * segments + 1)
+        level.segment_lengths = counted.index_add(0, number, torch.ones_like(number))[:-1].view(batch, segments)
+        flat_place = (row * length + place).flatten()
+        ends = counted.scatter_reduce(0, number, flat_place, "amax")
+        vectors = self.pool(level.states.flatten(0, 1), number, batch * segments + 1, ends)[:-1]
+        if segments and not torch.compiler.is_compiling():
+            longest = self.config.max_segment_lengths[self.level]
+            if int(level.segment_lengths.max()) > longest:
+                raise ValueError(
+                    f"a segment of {int(level.segment_lengths.max())} is too long: max_segment_lengths accepts up to {longest}"
+                )
+        level.ends = (ends[:-1].view(batch, segments) - row * length).clamp(min=0)
+        return self.quantized(level, vectors.view(batch, segments, self.code_size))
+
+    def quantized(self, level, vectors):
+        """Norm the vectors of a level and quantize them."""
+        vectors = self.norm(vectors.float()).to(vectors.dtype)
+        if self.quantizer is None:
+            level.vectors = vectors * level.real_segments.unsqueeze(-1)
+            return level
+        mine = level.real_segments
+        codes, numbers, distances = self.quantizer(vectors[mine], self.pool.out.weight)
+        level.vectors = torch.zeros_like(vectors, dtype=codes.dtype).masked_scatter(mine.unsqueeze(-1), codes)
+        level.codes = torch.full_like(level.ends, -1).masked_scatter(mine, numbers)
+        level.distances = torch.zeros_like(vectors[..., 0], dtype=distances.dtype).masked_scatter(mine, distances)
+        return level
+
+    def vector_of(self, held, held_count):
+        """The vectors and codes of single segments, from the trunk's states of each, shape `(n, longest, size)`, of which the
+        first
+        `held_count` count, shape `(n,)`.
+
+        Returns:
+            `tuple`: vectors, shape `(n, code_size)`, and codes, shape `(n,)`, or `None`.
+        """
+        count, longest, _ = held.shape
+        real = torch.arange(longest, device=held.device) < held_count[:, None]
+        row = torch.arange(count, device=held.device)
+        number = torch.where(real, row[:, None], count).flatten()
+        ends = nn.functional.pad(row * longest + held_count - 1, (0, 1))
+        vectors = self.pool(held.flatten(0, 1), number, count + 1, ends)[:-1]
+        vectors = self.norm(vectors.float()).to(vectors.dtype)
+        if self.quantizer is None:
+            return vectors, None
+        codes = self.quantizer.indices(vectors)
+        return self.quantizer.indices_to_codes(codes).to(vectors.dtype), codes
+
+
+class CodeExpander(nn.Module):
+    """A level's way down: the next symbol, from its trunk's states and what it is told of the segment: its own code, with
+    which it reconstructs, or the state above before it, with which it predicts.
+
+    Args:
+        config ([`AbstractinatorConfig`]), level (`int`).
+        code_size (`int`): of the level's vectors.
+        state_size (`int`): of the states above; 0 where nothing is predicted.
+        reconstructs (`bool`): whether it is ever told codes.
+    """
+
+    def __init__(self, config, level, code_size, state_size, reconstructs):
+        super().__init__()
+        size = config.level_sizes[level]
+        self.history_dropout = config.history_dropout
+        self.from_state = nn.Linear(state_size, size) if state_size else None
+        self.from_code = nn.Linear(code_size, size) if reconstructs else None
+        self.length = nn.Sequential(
+            nn.Linear(code_size, size), nn.SiLU(), nn.Linear(size, config.max_segment_lengths[level])
+        ) if reconstructs else None  # fmt: skip
+        self.trunk = LocalTrunk(config, level, config.expander_layers[level])
+        symbols = NUM_SYMBOLS if level == 0 else config.codebook_sizes[level - 1] + 1
+        self.head = nn.Linear(size, symbols) if reconstructs or level == 0 else None
+
+    def forward(self, states, told):
+        """The trunk's states, shape `(batch, length, size)`, and what each place is told, of the same shape, to states of what
+        comes next, and each layer's keys and values."""
+        return self.trunk(states + told)
+
+    def without_history(self, states):
+        """In training, states of some places dropped."""
+        if not (self.training and self.history_dropout):
+            return states
+        kept = torch.rand(states.shape[:2], device=states.device) >= self.history_dropout
+        return states * kept.unsqueeze(-1)
+
+
+class SymbolEmbedding(nn.Module):
+    """Vectors of bytes and special tokens, plus vectors of the hashes of the runs of tokens that end at each.
+
+    Source of the latter: Pagnoni et al. 2024, "Byte latent transformer", section 3.2.1. Deviation: one table for all lengths,
+    narrower than the model.
+
+    Args:
+        config ([`AbstractinatorConfig`]).
+    """
+
+    PRIME = 1_000_003
+
+    def __init__(self, config):
+        super().__init__()
+        self.symbols = nn.Embedding(config.vocab_size, config.level_sizes[0])
+        self.sizes, self.buckets = list(config.ngram_sizes), config.ngram_buckets
+        if self.sizes:
+            self.ngrams = nn.Embedding(config.ngram_buckets, config.ngram_embedding_size)
+            self.proj = nn.Linear(config.ngram_embedding_size * len(self.sizes), config.level_sizes[0], bias=False)
+
+    @property
+    def recent(self):
+        """How many ids before one its vector depends on."""
+        return max(self.sizes, default=1) - 1
+
+    def forward(self, ids, recent=None):
+        """Embed ids, shape `(batch, length)`, before which `recent` came, shape `(batch, recent)`, by default nothing; to shape
+        `(batch, length, size)`."""
+        embeds = self.symbols(ids)
+        if not self.sizes:
+            return embeds
+        if recent is None:
+            recent = ids.new_full((len(ids), self.recent), -1)
+        whole, length = torch.cat((recent, ids), 1) + 2, ids.shape[1]
+        parts = []
+        for size in self.sizes:
+            number = torch.full_like(ids, size)
+            for back in range(size - 1, -1, -1):
+                start = whole.shape[1] - length - back
+                number = (number * self.PRIME + whole[:, start : start + length]) % 2**40
+            parts.append(self.ngrams((number ^ (number >> 17)) % self.buckets))
+        return embeds + self.proj(torch.cat(parts, -1))
+
+
+class HierarchicalAutoencoder(nn.Module):
+    """The stack of compressors and expanders.
+
+    Args:
+        config ([`AbstractinatorConfig`]).
+        reconstructs (`bool`): whether expanders are told codes.
+        predicts (`bool`): whether expanders are told the states above.
+    """
+
+    def __init__(self, config, reconstructs, predicts):
+        super().__init__()
+        self.config, self.reconstructs = config, reconstructs
+        self.embed = SymbolEmbedding(config)
+        levels = range(config.num_levels)
+        self.compressors = nn.ModuleList(ByteSegmentCompressor(config, level) for level in levels)
+        sizes = [*config.level_sizes[1:], config.hidden_size]
+        self.expanders = nn.ModuleList(
+            CodeExpander(
+                config, level, self.compressors[level].code_size, sizes[level] if predicts else 0, reconstructs
+            )
+            for level in levels
+        )
+        # What each level above the first reads: the vectors below, after a start of its own.
+        self.inputs = nn.ModuleList(
+            nn.Linear(self.compressors[level].code_size, config.level_sizes[level + 1]) for level in levels[:-1]
+        )
+        self.starts = nn.ParameterList(torch.empty(config.level_sizes[level + 1]) for level in levels[:-1])
+
+    @property
+    def code_size(self):
+        """Of the top vectors."""
+        return self.compressors[-1].code_size
+
+    # One symbol of each row at a time
+
+    def empty_rows(self, number, batch, dtype, device):
+        """[`LevelRows`] of a level that has read nothing."""
+        compressor, size = self.compressors[number], self.config.level_sizes[number]
+
+        def layers(trunk):
+            shape = (batch, self.config.level_heads[number], trunk.window - 1, trunk.head_dim)
+            return [LayerRows(*(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")) for _ in trunk.layers]
+
+        whole = {"dtype": torch.long, "device": device}
+        return LevelRows(
+            seen=torch.zeros(batch, **whole),
+            compressor=layers(compressor.trunk),
+            expander=layers(self.expanders[number].trunk),
+            held=torch.zeros(batch, self.config.max_segment_lengths[number], size, dtype=dtype, device=device),
+            held_count=torch.zeros(batch, **whole),
+            before=torch.zeros(batch, device=device),
+            condition=torch.zeros(batch, size, dtype=dtype, device=device),
+            recent=torch.full((batch, 0 if number else self.embed.recent), -1, **whole),
+        )
+
+    def embedded(self, number, rows, symbols):
+        """Vectors of one more symbol of each row, shape `(batch,)`, or of the start for `None`; to shape `(batch, 1, size)`."""
+        if number == 0:
+            ids = torch.full_like(rows.seen, self.config.bos_token_id) if symbols is None else symbols
+            embeds = self.embed(ids[:, None], rows.recent)
+            rows.recent = torch.cat((rows.recent, ids[:, None]), 1)[:, 1:] if self.embed.recent else rows.recent
+            return embeds
+        if symbols is None:
+            return with_start(self.starts[number - 1], rows.held[:, :0]).to(rows.held.dtype)
+        codes = self.compressors[number - 1].quantizer.indices_to_codes(symbols)
+        return self.above(number, codes)
+
+    def above(self, number, vectors):
+        """What a level reads of vectors of the one below, shape `(batch, code_size)`; to shape `(batch, 1, size)`."""
+        proj = self.inputs[number - 1]
+        return proj(vectors.to(proj.weight.dtype))[:, None]
+
+    def read(self, number, rows, embeds):
+        """The trunk's states after one more symbol of each row, shape `(batch, 1, size)` to `(batch, size)`."""
+        return self.compressors[number].trunk.step(embeds, rows.seen, rows.compressor)[:, 0]
+
+    def expanded(self, number, rows, states, told):
+        """The expander's states of what comes next, from the trunk's and what it is told, all of shape `(batch, size)`; the
+        symbol has then been read."""
+        found = self.expanders[number].trunk.step((states + told)[:, None], rows.seen, rows.expander)[:, 0]
+        rows.seen = rows.seen + 1
+        return found
+
+    def step(self, number, rows, embeds, symbols):
+        """The trunk's states after one more symbol of each row, and the segments that end with it.
+
+        Args:
+            number (`int`): of the level; rows ([`LevelRows`]); embeds (`torch.Tensor` of shape `(batch, 1, size)`); symbols
+                (`torch.LongTensor` of shape `(batch,)`).
+
+        Returns:
+            `tuple`: states, shape `(batch, size)`; which rows' segment has ended, shape `(n,)`; and these segments' vectors,
+            shape
+            `(n, code_size)`, and codes, shape `(n,)`.
+        """
+        compressor = self.compressors[number]
+        states = self.read(number, rows, embeds)
+        values = compressor.entropies_of(states[:, None])[1]
+        wanted = compressor.wanted(values, symbols[:, None], rows.before)[0][:, 0]
+        count = rows.held_count + 1
+        cuts = compressor.forced(symbols) | (count >= compressor.longest) | (wanted & (count >= compressor.shortest))
+        rows.held[torch.arange(len(count), device=count.device), rows.held_count] = states.to(rows.held.dtype)
+        rows.before = rows.before if values is None else values[:, 0]
+        rows.held_count = count.masked_fill(cuts, 0)
+        ended = cuts.nonzero()[:, 0]
+        return states, ended, count[ended]
+
+    def rows(self, number, compressed, lengths, told, kept, ids=None):
+        """[`LevelRows`] after the first `lengths` places of a compressed level, shape `(batch,)`.
+
+        Args:
+            number (`int`), compressed ([`CompressedLevel`]), lengths (`torch.LongTensor`).
+            told (`torch.Tensor` of shape `(batch, n, size)`): what the expander is told after so many segments.
+            kept: keys and values of the expander's layers.
+            ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): what the first level has read.
+        """
+        rows = self.empty_rows(number, len(lengths), told.dtype, told.device)
+        row, last = torch.arange(len(lengths), device=lengths.device), lengths - 1
+        place = torch.arange(compressed.cuts.shape[1], device=lengths.device)
+        cut = torch.where(compressed.cuts & (place <= last[:, None]), place, 0).amax(1)
+        held = (cut[:, None] + 1 + torch.arange(rows.held.shape[1], device=lengths.device)).clamp(max=len(place) - 1)
+        rows.seen, rows.held_count = lengths.clone(), last - cut
+        rows.held = at(compressed.states, held).to(rows.held.dtype)
+        rows.condition = told[row, compressed.completed[row, last]]
+        rows.compressor = self.compressors[number].trunk.rows(compressed.kept, lengths)
+        rows.expander = self.expanders[number].trunk.rows(kept, lengths)
+        if compressed.values is not None:
+            rows.before = compressed.values[row, last]
+        if rows.recent.shape[1]:
+            recent = lengths[:, None] - rows.recent.shape[1] + torch.arange(rows.recent.shape[1], device=lengths.device)
+            rows.recent = ids.gather(1, recent.clamp(min=0)).masked_fill(recent < 0, -1)
+        return rows
+
+    # All symbols at once
+
+    def analyse(self, ids, lengths, cuts=None):
+        """Compress all levels.
+
+        Args:
+            ids (`torch.LongTensor` of shape `(batch, length)`): `<bos>` first, moved left; lengths (`torch.LongTensor` of shape
+                `(batch,)`); cuts (`torch.BoolTensor`, *optional*): of the first level, as of [`ByteSegmentCompressor`].
+
+        Returns:
+            `list[CompressedLevel]`.
+        """
+        levels = [self.compressors[0](self.embed(ids), ids, lengths, cuts)]
+        for compressor, proj, start in zip(self.compressors[1:], self.inputs, self.starts, strict=True):
+            below = levels[-1]
+            embeds = with_start(start, proj(below.vectors.to(proj.weight.dtype)))
+            symbols = nn.functional.pad(below.ends if below.codes is None else below.codes, (1, 0))
+            levels.append(compressor(embeds, symbols, below.counts + 1))
+        return levels
+
+    def reconstruction_states(self, level, compressed):
+        """States of a level's next symbols, each place told the code of the segment that its next symbol is in; beyond the last
+        segment, nothing.
+
+        Returns:
+            `tuple`: shape `(batch, length, size)`, and each layer's keys and values.
+        """
+        expander = self.expanders[level]
+        told = expander.from_code(nn.functional.pad(compressed.vectors, (0, 0, 0, 1)).to(compressed.states.dtype))
+        return expander(expander.without_history(compressed.states), at(told, compressed.completed))
+
+    def prediction_states(self, level, compressed, above):
+        """States of a level's next symbols, each place told the state above, shape `(batch, 1 + segments, size)`, of the
+        segments that have ended by then; returns as of [`reconstruction_states`]."""
+        expander = self.expanders[level]
+        return expander(compressed.states, at(expander.from_state(above), compressed.completed))
+
+    def predicted(self, levels, above):
+        """From the states over the top segments, shape `(batch, 1 + segments, hidden_size)`, down to those of the bytes.
+
+        Returns:
+            `tuple`: shape `(batch, length, level_sizes[0])`; each level's states above; and its keys and values; the first
+            level's first.
+        """
+        all_above, all_kept = [], []
+        for level in reversed(range(len(levels))):
+            all_above.insert(0, above)
+            above, kept = self.prediction_states(level, levels[level], above)
+            all_kept.insert(0, kept)
+        return above, all_above, all_kept
+
+
+def at(values, places):
+    """Values, shape `(batch, n, size)`, at places, shape `(batch, length)`; to `(batch, length, size)`."""
+    return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[2]))
+
+
+def with_start(start, embeds):
+    """Embeddings, shape `(batch, n, size)`, after a start, shape `(size,)`."""
+    return torch.cat((start.to(embeds.dtype).expand(len(embeds), 1, -1), embeds), 1)
+
+
+class CodeSequenceTransformer(nn.Module):
+    """A causal transformer, transformers' Llama, over the vectors of the top segments; with `code_weight`, a head for the next
+    code and the end.
+
+    Args:
+        config ([`AbstractinatorConfig`]), code_size (`int`): of the vectors.
+    """
+
+    def __init__(self, config, code_size):
+        super().__init__()
+        self.proj = nn.Linear(code_size, config.hidden_size)
+        self.start = nn.Parameter(torch.empty(config.hidden_size))
+        self.trunk = AutoModel.from_config(trunk_config(config))
+        self.trunk.embed_tokens = None  # it reads vectors
+        self.head = nn.Linear(config.hidden_size, config.codebook_sizes[-1] + 1) if config.code_weight else None
+
+    def forward(self, vectors, use_cache=False):
+        """Vectors of segments, shape `(batch, segments, code_size)`, to the states after each, a start before the first, shape
+        `(batch, 1 + segments, hidden_size)`; and transformers' cache, or `None`."""
+        embeds = with_start(self.start, self.proj(vectors.to(self.proj.weight.dtype)))
+        outputs = self.trunk(inputs_embeds=embeds, use_cache=use_cache)
+        return outputs.last_hidden_state, outputs.past_key_values
+
+    def rows(self, cache, seen):
+        """[`TopRows`] of transformers' cache, of which the first `seen` places are each row's own, shape `(batch,)`."""
+        return TopRows(seen.clone(), [LayerRows(layer.keys, layer.values) for layer in cache.layers])
+
+    def step(self, vectors, rows):
+        """One more segment of each row, shape `(n, code_size)`, to the state after it, shape `(n, hidden_size)`."""
+        embeds = self.proj(vectors.to(self.proj.weight.dtype))[:, None]
+        place = torch.arange(rows.layers[0].keys.shape[2], device=vectors.device)
+        hidden = (place > rows.seen[:, None])[:, None, None]
+        mask = torch.zeros(hidden.shape, dtype=embeds.dtype, device=embeds.device)
+        outputs = self.trunk(
+            inputs_embeds=embeds,
+            attention_mask=mask.masked_fill(hidden, torch.finfo(embeds.dtype).min),
+            position_ids=rows.seen[:, None],
+            past_key_values=TopCache(rows),
+            use_cache=True,
+        )
+        rows.seen += 1
+        return outputs.last_hidden_state[:, 0]
+
+
+def make_room(rows):
+    """Double the room of [`TopRows`] where the longest row has filled it."""
+    room = rows.layers[0].keys.shape[2]
+    if int(rows.seen.max()) >= room:
+        for layer in rows.layers:
+            layer.keys = nn.functional.pad(layer.keys, (0, 0, 0, max(room, 16)))
+            layer.values = nn.functional.pad(layer.values, (0, 0, 0, max(room, 16)))
+
+
+def trunk_config(config):
+    """The Llama configuration of the transformer over the top."""
+    return LlamaConfig(
+        vocab_size=1,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        max_position_embeddings=config.max_position_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rms_norm_eps=config.norm_eps,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+        attn_implementation=config._attn_implementation,
+    )
+
+
+# Models
+
+
+@dataclass
+class Arranged:
+    """Texts moved left, each after one `<bos>`.
+
+    Attributes:
+        ids (`(batch, length)`), lengths (`(batch,)`): real ids, the start included.
+        places (`(batch, given length)`): where each given token went.
+        labels (`(batch, length)`): -100 where there is none; or `None`.
+        cuts (`(batch, length)`): given places that end a segment; or `None`.
+    """
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    places: torch.Tensor
+    labels: torch.Tensor | None
+    cuts: torch.Tensor | None
+
+
+class AbstractinatorPreTrainedModel(TextAutoencoder):
+    """Weights and loading of both models."""
+
+    config: AbstractinatorConfig
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LocalLayer", "LlamaDecoderLayer"]
+    _keep_in_fp32_modules_strict = ["quantizer", "limit"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, StepStatistics):
+            module.reset()
+        elif isinstance(module, nn.Linear):
+            # Each layer's output begins as strong as its input.
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, LearnedQueryPooling):
+            module.reset_parameters(self.config.initializer_range)
+        elif isinstance(module, nn.ParameterList):  # the levels' starts
+            for start in module:
+                init.normal_(start, std=self.config.initializer_range)
+        elif isinstance(module, CodeSequenceTransformer):
+            init.normal_(module.start, std=self.config.initializer_range)
+        else:
+            super()._init_weights(module)
+
+    def get_output_embeddings(self):
+        """None: what is predicted is bytes and the end, and no vocabulary grows here."""
+        return None
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """Raises `ValueError`: there are 256 bytes."""
+        raise ValueError("the Abstractinator predicts bytes, and there are no more than 256: it cannot be resized")
+
+    def arranged(self, input_ids, attention_mask=None, labels=None, segment_ids=None):
+        """Texts moved to the left, whichever side their padding was on, and given a `<bos>` where they have none.
+
+        Returns:
+            [`Arranged`].
+
+        Raises:
+            ValueError: for ids that are no token, or labels that are neither a byte nor the end.
+        """
+        config = self.config
+        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
+        if not torch.compiler.is_compiling():
+            self.check_tokens(input_ids[real], labels)
+        ids = moved_left(input_ids, real, config.pad_token_id)
+        lengths = real.sum(1)
+        # Rows that begin with <bos> have the start already; the others are shifted by one.
+        shift = ((ids[:, :1] != config.bos_token_id) | (lengths[:, None] == 0)).long()
+        source = torch.arange(ids.shape[1] + 1, device=ids.device) - shift
+
+        def laid(values, fill):
+            values = nn.functional.pad(values, (0, 1), value=fill)
+            return values.gather(1, source.clamp(min=0)).masked_fill(source < 0, fill)
+
+        ids = laid(ids, config.pad_token_id)
+        ids[:, 0] = config.bos_token_id
+        lengths = lengths + shift[:, 0]
+        places = (real.cumsum(1) - 1 + shift).clamp(min=0)
+        if labels is not None:
+            labels = laid(moved_left(labels, real, -100), -100)
+        cuts = None
+        if segment_ids is not None:
+            numbers = laid(moved_left(segment_ids, real, -1), -1)
+            # Whether the last place ends its segment nobody has said.
+            before_last = torch.arange(ids.shape[1], device=ids.device) < (lengths - 1)[:, None]
+            cuts = nn.functional.pad(numbers[:, 1:] != numbers[:, :-1], (0, 1)) & before_last
+        return Arranged(ids, lengths, places, labels, cuts)
+
+    def check_tokens(self, ids, labels):
+        """Refuse ids that are no token, and labels that are never predicted."""
+        wrong = ids[(ids < 0) | (ids >= self.config.vocab_size)]
+        if len(wrong):
+            raise ValueError(f"id {int(wrong[0])} is no token: accepted are 0 to {self.config.vocab_size - 1}")
+        if labels is not None:
+            special = (labels == self.config.eos_token_id) | (labels == self.config.bos_token_id) | (labels == -100)
+            wrong = labels[~special & ((labels < 0) | (labels >= NUM_BYTES))]
+            if len(wrong):
+                raise ValueError(f"label {int(wrong[0])} is never predicted: accepted are bytes, the end and -100")
+
+    @torch.no_grad()
+    def calibrate_segmentation(self, texts, target_length, level=0, batch_size=16, steps=30):
+        """Set the limit of a level's entropies so that its segments have a wanted mean length, bounds on their lengths counted
+        in.
+
+        Args:
+            texts (`list[str]`).
+            target_length (`float`): mean symbols in a segment.
+            level (`int`, defaults to 0): whose; where several are calibrated, the lowest comes first.
+            batch_size (`int`, defaults to 16), steps (`int`, defaults to 30): halvings of the range of limits.
+
+        Returns:
+            `float`: the mean length that the limit gives on these texts.
+
+        Raises:
+            TypeError: where the level's rule has no limit. ValueError: for a length that its bounds exclude.
+        """
+        stack = self.base_model.autoencoder
+        compressor = stack.compressors[level]
+        if compressor.limit is None:
+            raise TypeError(f"the rule {compressor.rule!r} of level {level} has no limit to calibrate")
+        if not compressor.shortest <= target_length <= compressor.longest:
+            raise ValueError(
+                f"a mean length of {target_length} is outside of the bounds {compressor.shortest} to {compressor.longest}"
+            )
+        self.eval()
+        found = []
+        for start in range(0, len(texts), batch_size):
+            rows = [text.encode("utf-8") for text in texts[start : start + batch_size]]
+            ids, mask = padded_prompts(rows, self.config.bos_token_id, self.config.pad_token_id, self.device)
+            arranged = self.arranged(ids, mask)
+            compressed = stack.analyse(arranged.ids, arranged.lengths)[level]
+            # Segments begin after the start, which is left out.
+            scores = cut_scores(compressor.rule, compressed.values, self.config.threshold_margin)[:, 1:]
+            real = torch.arange(scores.shape[1], device=scores.device) < compressed.lengths[:, None] - 1
+            found.append((scores, real))
+        total = sum(int(real.sum()) for _, real in found)
+        low, high = SCORE_RANGE
+        for _ in range(steps):
+            limit = (low + high) / 2
+            cuts = sum(
+                int(
+                    (
+                        bounded_cuts(scores > limit, ~scores.isfinite(), compressor.shortest, compressor.longest) & real
+                    ).sum()
+                )
+                for scores, real in found
+            )
+            low, high = (limit, high) if total < target_length * cuts else (low, limit)
+        compressor.limit.limit.fill_(limit)
+        return total / max(cuts, 1)
+
+    def byte_logits(self, scores):
+        """Scores of bytes and the end, shape `(..., 257)`, as scores of all ids; those of others have probability 0."""
+        logits = scores.new_full((*scores.shape[:-1], self.config.vocab_size), IMPOSSIBLE)
+        logits[..., :NUM_BYTES] = scores[..., :NUM_BYTES]
+        logits[..., self.config.eos_token_id] = scores[..., END]
+        return logits
+
+    def next_symbols(self, labels):
+        """What each arranged place is asked for, shape `(batch, length)`: the next label, 256 for the end, -100 for none."""
+        following = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        following = following.masked_fill(following == self.config.bos_token_id, -100)
+        return following.masked_fill(following == self.config.eos_token_id, END)
+
+
+def asked_segments(levels, labels):
+    """For each level, which of its segments have a label at their end, shape `(batch, segments)`."""
+    asked, found = labels != -100, []
+    for level in levels:
+        asked = asked.gather(1, level.ends) & level.real_segments
+        found.append(asked)
+        asked = nn.functional.pad(asked, (1, 0))
+    return found
+
+
+class AbstractinatorModel(AbstractinatorPreTrainedModel):
+    """The autoencoder: texts to codes and back.
+
+    Args:
+        config ([`AbstractinatorConfig`]).
+        predicts (`bool`, defaults to `False`): whether expanders are told states above, as part of a language model; they are
+            then told codes only where the configuration has a `reconstruction_weight`.
+
+    Raises:
+        ValueError: where several levels are to be reconstructed and one below the top has no codes.
+
+    Example:
+
+    ```python
+    >>> model = AbstractinatorModel(AbstractinatorConfig.nano(codebook_sizes=[512])).eval()
+    >>> encoded = model.encode(torch.tensor([list(b"the river")]))
+    >>> ids = model.decode(encoded.codes)
+    ```
+    """
+
+    def __init__(self, config, predicts=False):
+        super().__init__(config)
+        self.reconstructs = not predicts or bool(config.reconstruction_weight)
+        if self.reconstructs and not all(config.codebook_sizes[:-1]):
+            raise ValueError("reconstruction through several levels needs codes below the top: give codebook_sizes")
+        self.autoencoder = HierarchicalAutoencoder(config, self.reconstructs, predicts)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self):
+        """The table of bytes and special tokens."""
+        return self.autoencoder.embed.symbols
+
+    @can_return_tuple
+    def forward(self, input_ids, attention_mask=None, segment_ids=None, labels=None, num_items_in_batch=None, **kwargs):
+        """Encode texts and score each token, told the code of its segment; with labels, compute the loss.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`).
+            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding.
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): numbers of the first level's segments,
+                rising; by default the rule decides.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokens, -100 where not asked; shifted here.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): what sums over labels are divided by; by default their
+                number.
+
+        Returns:
+            [`AbstractinatorOutput`].
+
+        Raises:
+            ValueError: for ids that are no token, labels that are never predicted, or segments that are too long.
+        """
+        arranged = self.arranged(input_ids, attention_mask, labels, segment_ids)
+        levels = self.autoencoder.analyse(arranged.ids, arranged.lengths, arranged.cuts)
+        states, _ = self.autoencoder.reconstruction_states(0, levels[0])
+        scores = self.autoencoder.expanders[0].head(states)
+        losses = {}
+        if labels is not None:
+            if num_items_in_batch is None:
+                num_items_in_batch = (self.next_symbols(arranged.labels) != -100).sum()
+            parts = self.reconstruction_losses(levels, scores, arranged.labels, num_items_in_batch)
+            parts |= self.compression_losses(levels, arranged.labels, num_items_in_batch)
+            losses = {"loss": sum(parts.values()), **{name: part.detach() for name, part in parts.items()}}
+            losses |= self.figures(levels, scores, self.next_symbols(arranged.labels))
+        return AbstractinatorOutput(
+            **losses,
+            logits=self.byte_logits(at(scores, arranged.places)),
+            last_hidden_state=at(states, arranged.places),
+            latents=levels[-1].vectors,
+            codes=levels[-1].codes,
+            segment_lengths=levels[-1].segment_lengths,
+        )
+
+    def reconstruction_losses(self, levels, scores, labels, num_items_in_batch):
+        """The losses of symbols and of lengths, told codes.
+
+        Args:
+            levels (`list[CompressedLevel]`), scores (`torch.Tensor` of shape `(batch, length, 257)`): of the bytes, told codes;
+            labels (`torch.LongTensor` of shape `(batch, length)`): arranged; num_items_in_batch (`int`).
+
+        Returns:
+            `dict[str, torch.FloatTensor]`.
+        """
+        reconstruction = label_cross_entropy(scores, self.next_symbols(labels), num_items_in_batch)
+        ended = (labels == self.config.eos_token_id).any(1, keepdim=True)
+        asked, lengths = asked_segments(levels, labels), 0
+        for number, level in enumerate(levels):
+            expander = self.autoencoder.expanders[number]
+            if number:
+                states, _ = self.autoencoder.reconstruction_states(number, level)
+                targets = next_codes(
+                    levels[number - 1], asked[number - 1], ended, self.config.codebook_sizes[number - 1]
+                )
+                reconstruction = reconstruction + label_cross_entropy(
+                    expander.head(states), targets, num_items_in_batch
+                )
+            told = expander.length(level.vectors[asked[number]].to(expander.from_code.weight.dtype))
+            lengths = lengths + label_cross_entropy(told, level.segment_lengths[asked[number]] - 1, num_items_in_batch)
+        return {"reconstruction_loss": reconstruction, "length_loss": lengths}
+
+    def compression_losses(self, levels, labels, num_items_in_batch):
+        """The losses of trunks and codes, weighted; arguments and result as of [`reconstruction_losses`]."""
+        config, asked, entropy, commitment = self.config, asked_segments(levels, labels), [], []
+        for number, level in enumerate(levels):
+            if level.scores is not None:
+                below = number - 1
+                targets = next_codes(levels[below], asked[below]) if number else self.next_symbols(labels)
+                entropy.append(label_cross_entropy(level.scores, targets, num_items_in_batch))
+            if level.distances is not None:
+                drawn = level.distances.masked_fill(~asked[number], 0).sum() / config.codebook_dim
+                commitment.append(over_labels(drawn, labels, num_items_in_batch))
+        parts = {
+            "entropy_loss": (config.entropy_weight, entropy),
+            "commitment_loss": (config.commitment_weight, commitment),
+        }
+        return {name: weight * sum(losses) for name, (weight, losses) in parts.items() if losses}
+
+    def figures(self, levels, scores, wanted):
+        """The share of labels that score best, of distinct top codes over top segments, and the mean bytes in a top segment."""
+        right = (scores.detach().argmax(-1) == wanted).sum() / (wanted != -100).sum().clamp(min=1)
+        figures = {"byte_accuracy": right}
+        if levels[-1].codes is not None:
+            codes = levels[-1].codes[levels[-1].real_segments]
+            figures["code_use"] = torch.tensor(len(codes.unique()) / max(len(codes), 1), device=codes.device)
+        figures["segment_length"] = (levels[0].lengths - 1).sum() / levels[-1].counts.sum().clamp(min=1)
+        return figures
+
+    @torch.no_grad()
+    def encode(self, input_ids, attention_mask=None, segment_ids=None):
+        """Codes of texts.
+
+        Args:
+            input_ids, attention_mask, segment_ids: as of `forward`.
+
+        Returns:
+            [`AbstractinatorOutput`] with `latents`, `codes` and `segment_lengths`.
+        """
+        arranged = self.arranged(input_ids, attention_mask, None, segment_ids)
+        top = self.autoencoder.analyse(arranged.ids, arranged.lengths, arranged.cuts)[-1]
+        return AbstractinatorOutput(latents=top.vectors, codes=top.codes, segment_lengths=top.segment_lengths)
+
+    @torch.no_grad()
+    def decode(self, codes, segment_lengths=None):
+        """The likeliest texts of top codes.
+
+        Args:
+            codes (`torch.LongTensor` of shape `(batch, segments)`): numbers of codes, -1 beyond a text's last; or vectors, as
+                `encode` gives them in `latents`, of shape `(batch, segments, code_size)`, which must come with their lengths.
+            segment_lengths (`torch.LongTensor` of shape `(batch, segments)`, *optional*): of the top segments, 0 beyond the
+                last; by default, and on lower levels, as codes tell.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`: bytes, and the padding id from each text's end on.
+
+        Raises:
+            TypeError: where the model was made without a way to reconstruct.
+            ValueError: for vectors without lengths.
+        """
+        if not self.reconstructs:
+            raise TypeError("a language model without reconstruction_weight cannot decode codes")
+        if codes.ndim == 3 and segment_lengths is None:
+            raise ValueError("vectors without segment_lengths do not say where they end: give both, as encode does")
+        stack = self.autoencoder
+        for number in reversed(range(len(stack.compressors))):
+            quantizer, expander = stack.compressors[number].quantizer, stack.expanders[number]
+            vectors = codes
+            if codes.ndim == 2:
+                vectors = quantizer.indices_to_codes(codes.clamp(min=0)) * (codes >= 0).unsqueeze(-1)
+            vectors = vectors.to(expander.from_code.weight.dtype)
+            if segment_lengths is None:
+                segment_lengths = (expander.length(vectors).argmax(-1) + 1) * (codes >= 0)
+            codes, segment_lengths = self.spell(number, vectors, segment_lengths), None
+        return codes.masked_fill(codes < 0, self.config.pad_token_id)
+
+    def spell(self, number, vectors, segment_lengths):
+        """The likeliest symbols of a level, one after the other, told its segments' codes.
+
+        Args:
+            number (`int`): of the level; vectors (`torch.Tensor` of shape `(batch, segments, code_size)`); segment_lengths
+                (`torch.LongTensor` of shape `(batch, segments)`): 0 beyond the last.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`: -1 beyond a row's end.
+        """
+        stack, expander = self.autoencoder, self.autoencoder.expanders[number]
+        ends = segment_lengths.cumsum(1)
+        totals = ends[:, -1] if ends.shape[1] else ends.new_zeros(len(ends))
+        told, row = expander.from_code(vectors), torch.arange(len(vectors), device=vectors.device)
+        rows, found, symbols = stack.empty_rows(number, len(vectors), told.dtype, told.device), [], None
+        for place in range(int(totals.max()) if len(totals) else 0):
+            segment = (ends <= place).sum(1).clamp(max=told.shape[1] - 1)
+            states = stack.read(number, rows, stack.embedded(number, rows, symbols))
+            scores = expander.head(stack.expanded(number, rows, states, told[row, segment]))
+            if number:
+                symbols = scores[:, :-1].argmax(-1)  # where the end is, lengths say
+            else:
+                symbols = scores.argmax(-1)
+                symbols = torch.where(symbols == END, self.config.eos_token_id, symbols)
+            found.append(symbols.where(place < totals, -1))
+        return torch.stack(found, 1) if found else totals.new_zeros(len(vectors), 0)
+
+    @torch.no_grad()
+    def reconstruct(self, texts, tokenizer, batch_size=32):
+        """Texts to codes and back, out of the codes alone.
+
+        Args:
+            texts (`list[str]`), tokenizer ([`AbstractinatorTokenizer`]), batch_size (`int`, defaults to 32).
+
+        Returns:
+            `list[str]`; bytes that are no UTF-8 become U+FFFD.
+        """
+        found = []
+        for start in range(0, len(texts), batch_size):
+            batch = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt").to(self.device)
+            encoded = self.encode(batch["input_ids"], batch["attention_mask"])
+            told = (encoded.latents, encoded.segment_lengths) if encoded.codes is None else (encoded.codes,)
+            ids = self.decode(*told)
+            found += [tokenizer.decode_bytes(row).decode("utf-8", "replace") for row in ids.cpu()]
+        return found
+
+    def latent_bits(self, latents, mask=None, bits=None):
+        """Bits of each text's codes, shape `(batch,)`, as if all were as likely.
+
+        Args:
+            latents (`torch.Tensor` of shape `(batch, segments, code_size)`), mask (`torch.Tensor` of shape `(batch, segments)`,
+                *optional*): which are the text's own; by default those that are not 0.
+
+        Raises:
+            TypeError: where the top has no codes.
+        """
+        if not self.config.codebook_sizes[-1]:
+            raise TypeError("without codes at the top there is no number of bits: give codebook_sizes")
+        mask = latents.abs().sum(-1) > 0 if mask is None else mask
+        return mask.sum(-1) * math.log2(self.config.codebook_sizes[-1])
+
+
+def next_codes(below, asked, ended=None, end=None):
+    """What each place of a level above the first is asked for, shape `(batch, 1 + segments)`: the next code of the level
+    below, -100 for none; after the last code of rows that have `ended`, shape `(batch, 1)`, the number `end`."""
+    targets = nn.functional.pad(below.codes.where(asked, -100), (0, 1), value=-100)
+    if ended is None:
+        return targets
+    last = torch.arange(targets.shape[1], device=targets.device) == below.counts[:, None]
+    return targets.masked_fill(last & ended, end)
+
+
+class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
+    """The language model of bytes: each byte's probability, from the bytes before it and, of the levels above, from segments
+    that have ended by then alone.
+
+    Args:
+        config ([`AbstractinatorConfig`]).
+
+    Example:
+
+    ```python
+    >>> model = AbstractinatorForCausalLM(AbstractinatorConfig.nano()).eval()
+    >>> model.generate_bytes(["The river"], max_new_bytes=20)
+    ```
+    """
+
+    _is_stateful = True  # a cache cannot be rolled back
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = AbstractinatorModel(config, predicts=True)
+        self.code_transformer = CodeSequenceTransformer(config, self.model.autoencoder.code_size)
+        self.gradient_checkpointing = False
+        self.post_init()
+        self.freeze()
+
+    def freeze(self):
+        """Take the gradient from what `frozen` names."""
+        stack, frozen = self.model.autoencoder, self.config.frozen
+        if frozen == "autoencoder":
+            stack.requires_grad_(False)
+            for expander in stack.expanders:
+                expander.from_state.requires_grad_(True)
+        elif frozen == "entropy":
+            stack.embed.requires_grad_(False)
+            for compressor in stack.compressors:
+                compressor.trunk.requires_grad_(False)
+                if compressor.head is not None:
+                    compressor.head.requires_grad_(False)
+
+    def train(self, mode=True):
+        """As of any module; what is frozen stays so."""
+        super().train(mode)
+        self.freeze()  # weights that were loaded have their gradient again
+        return self
+
+    def get_input_embeddings(self):
+        """The table of bytes and special tokens."""
+        return self.model.get_input_embeddings()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls):
+        # generate() would make one of transformers' own; forward makes a HierarchicalCache.
+        return False
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        segment_ids=None,
+        past_key_values=None,
+        labels=None,
+        use_cache=None,
+        logits_to_keep=0,
+        num_items_in_batch=None,
+        **kwargs,
+    ):
+        """Score the next byte at each place; with labels, compute the loss.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): texts that begin with `<bos>`, or are read as if they
+                did.
+            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding; unread beside a cache,
+                whose new tokens are all real.
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): numbers of the first level's segments,
+                rising; by default the rule decides.
+            past_key_values ([`HierarchicalCache`], *optional*): of the tokens before.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokens, -100 where not asked; shifted here.
+            use_cache (`bool`, *optional*): by default outside of training.
+            logits_to_keep (`int`, defaults to 0): compute scores of the last so many places only; 0 for all.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): what sums over labels are divided by; by default their
+                number.
+
+        Returns:
+            [`AbstractinatorCausalLMOutput`].
+
+        Raises:
+            ValueError: for ids that are no token, labels that are never predicted, segments that are too long, or labels or
+                segments beside a cache.
+        """
+        if past_key_values is not None:
+            if labels is not None or segment_ids is not None:
+                raise ValueError("labels and segment_ids are of whole texts: give them without past_key_values")
+            return self.continued(input_ids, past_key_values, logits_to_keep)
+        use_cache = not self.training and labels is None if use_cache is None else use_cache
+        stack, arranged = self.model.autoencoder, self.arranged(input_ids, attention_mask, labels, segment_ids)
+        levels = stack.analyse(arranged.ids, arranged.lengths, arranged.cuts)
+        above, top = self.code_transformer(levels[-1].vectors, use_cache)
+        states, all_above, all_kept = stack.predicted(levels, above)
+        losses = {}
+        if labels is not None:
+            scores = stack.expanders[0].head(states)
+            losses = self.losses(levels, scores, above, arranged.labels, num_items_in_batch)
+            logits = at(scores, arranged.places)
+            states = at(states, arranged.places)
+        else:
+            places = (
+                arranged.places[:, -logits_to_keep:]
+                if isinstance(logits_to_keep, int)
+                else arranged.places[:, logits_to_keep]
+            )
+            states = at(states, places)
+            logits = stack.expanders[0].head(states)
+        return AbstractinatorCausalLMOutput(
+            **losses,
+            logits=self.byte_logits(logits),
+            last_hidden_state=states,
+            latents=levels[-1].vectors,
+            codes=levels[-1].codes,
+            segment_lengths=levels[-1].segment_lengths,
+            past_key_values=self.cache(levels, all_above, all_kept, top, arranged.ids) if use_cache else None,
+        )
+
+    def losses(self, levels, scores, above, labels, num_items_in_batch):
+        """The loss, its parts and figures of the batch; `labels` arranged, `scores` of arranged places."""
+        config, wanted = self.config, self.next_symbols(labels)
+        if num_items_in_batch is None:
+            num_items_in_batch = (wanted != -100).sum()
+        parts = {"language_loss": label_cross_entropy(scores, wanted, num_items_in_batch)}
+        if config.frozen == "nothing":
+            parts |= self.model.compression_losses(levels, labels, num_items_in_batch)
+        if config.reconstruction_weight:
+            told = self.model.autoencoder.expanders[0].head(
+                self.model.autoencoder.reconstruction_states(0, levels[0])[0]
+            )
+            spelled = self.model.reconstruction_losses(levels, told, labels, num_items_in_batch)
+            parts |= {name: config.reconstruction_weight * part for name, part in spelled.items()}
+        if config.code_weight:
+            told = label_cross_entropy(
+                self.code_transformer.head(above), self.next_top_codes(levels, labels), num_items_in_batch
+            )
+            parts["code_loss"] = config.code_weight * told
+        losses = {"loss": sum(parts.values()), **{name: part.detach() for name, part in parts.items()}}
+        return losses | self.model.figures(levels, scores, wanted)
+
+    def next_top_codes(self, levels, labels):
+        """What the transformer is asked for after each top segment, shape `(batch, 1 + segments)`: the next code, the end
+        after a text's last; -100 for none, as for a segment that the passage's end has cut short."""
+        asked, top = asked_segments(levels, labels)[-1], levels[-1]
+        ended = (labels == self.config.eos_token_id).any(1, keepdim=True)
+        last = torch.arange(asked.shape[1], device=asked.device) == top.counts[:, None] - 1
+        return next_codes(top, asked & (ended | ~last), ended, self.config.codebook_sizes[-1])
+
+    # Generation
+
+    def cache(self, levels, all_above, all_kept, top, ids):
+        """The [`HierarchicalCache`] after a pass over whole texts, as [`HierarchicalAutoencoder.predicted`] describes it."""
+        stack, lengths, rows = self.model.autoencoder, levels[0].lengths, []
+        for number, level in enumerate(levels):
+            told = stack.expanders[number].from_state(all_above[number])
+            rows.append(stack.rows(number, level, lengths, told, all_kept[number], ids))
+            lengths = level.completed.gather(1, lengths[:, None] - 1)[:, 0] + 1
+        return HierarchicalCache(rows, self.code_transformer.rows(top, lengths))
+
+    def continued(self, input_ids, cache, logits_to_keep=0):
+        """One token of each row after the other, shape `(batch, n)`, after a cache, which moves on."""
+        stack, found = self.model.autoencoder, []
+        for ids in input_ids.T:
+            rows = cache.levels[0]
+            found.append(self.step(0, rows, stack.embedded(0, rows, ids), ids, cache))
+        states = torch.stack(found, 1)
+        states = states[:, -logits_to_keep:] if isinstance(logits_to_keep, int) else states[:, logits_to_keep]
+        return AbstractinatorCausalLMOutput(
+            logits=self.byte_logits(stack.expanders[0].head(states)), last_hidden_state=states, past_key_values=cache
+        )
+
+    def step(self, number, rows, embeds, symbols, cache, places=None):
+        """One more symbol of a level in each row, and all that follows above.
+
+        Args:
+            number (`int`): of the level; rows ([`LevelRows`]); embeds (`torch.Tensor` of shape `(n, 1, size)`); symbols
+                (`torch.LongTensor` of shape `(n,)`); cache ([`HierarchicalCache`]).
+            places (`torch.LongTensor` of shape `(n,)`, *optional*): which of the cache's rows these are; by default all.
+
+        Returns:
+            `torch.Tensor` of shape `(n, size)`: the expander's states of what comes next.
+        """
+        stack, expander = self.model.autoencoder, self.model.autoencoder.expanders[number]
+        states, ended, lengths = stack.step(number, rows, embeds, symbols)
+        if len(ended):
+            vectors, codes = stack.compressors[number].vector_of(rows.held[ended], lengths)
+            where = ended if places is None else places[ended]
+            if number + 1 < len(cache.levels):
+                upper = cache.levels[number + 1].select(where)
+                symbols = torch.zeros_like(ended) if codes is None else codes
+                above = self.step(number + 1, upper, stack.above(number + 1, vectors), symbols, cache, where)
+                cache.levels[number + 1].put(where, upper)
+            else:
+                make_room(cache.top)
+                upper = cache.top.select(where)
+                above = self.code_transformer.step(vectors, upper)
+                cache.top.put(where, upper)
+            rows.condition[ended] = expander.from_state(above).to(rows.condition.dtype)
+        return stack.expanded(number, rows, states, rows.condition)
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, **kwargs):
+        """The last token beside a cache, else all."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": kwargs.get("use_cache")}
+        if past_key_values is not None:
+            inputs |= {"input_ids": input_ids[:, -1:], "past_key_values": past_key_values}
+        return inputs | {"logits_to_keep": 1}
+
+    def _reorder_cache(self, past_key_values, beam_idx):
+        past_key_values.reorder_cache(beam_idx)
+        return past_key_values
+
+    @torch.no_grad()
+    def generate_bytes(
+        self, prompts, max_new_bytes=100, mode="bytes", do_sample=False, temperature=1.0, top_k=0, top_p=1.0, seed=None
+    ):
+        """Go on with texts.
+
+        Args:
+            prompts (`list[str | bytes]`).
+            max_new_bytes (`int`, defaults to 100): at most.
+            mode (`str`, defaults to `"bytes"`): byte after byte, by the exact likelihood; or `"codes"`: top codes until their
+                end, then what they spell, as the original does, which needs `code_weight` and `reconstruction_weight`.
+            do_sample (`bool`, defaults to `False`), temperature (`float`, defaults to 1), top_k (`int`, defaults to 0, for
+                all), top_p
+                (`float`, defaults to 1): of the sampling, of bytes or of codes.
+            seed (`int`, *optional*): of the sampling.
+
+        Returns:
+            `list[bytes]`: what comes after each prompt, without the end.
+
+        Raises:
+            ValueError: for another mode. TypeError: where the model cannot generate codes.
+        """
+        prompts = [prompt.encode("utf-8") if isinstance(prompt, str) else bytes(prompt) for prompt in prompts]
+        if mode not in ("bytes", "codes"):
+            raise ValueError(f"mode {mode!r} is unknown: accepted are bytes and codes")
+        if seed is not None:
+            torch.manual_seed(seed)
+        sampling = {"do_sample": do_sample} | (
+            {"temperature": temperature, "top_k": top_k, "top_p": top_p} if do_sample else {}
+        )
+        if mode == "codes":
+            return [self.continued_by_codes(prompt, max_new_bytes, **sampling) for prompt in prompts]
+        config = self.config
+        ids, mask = padded_prompts(prompts, config.bos_token_id, config.pad_token_id, self.device)
+        found = self.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_bytes, pad_token_id=config.pad_token_id,
+            eos_token_id=config.eos_token_id, bos_token_id=config.bos_token_id, **sampling,
+        )  # fmt: skip
+        return [bytes_before_end(row, config.eos_token_id) for row in found[:, ids.shape[1] :].tolist()]
+
+    def continued_by_codes(self, prompt, max_new_bytes, do_sample=False, temperature=1.0, top_k=0, top_p=1.0):
+        """What top codes after those of a prompt spell, `bytes` to `bytes`; arguments as of [`generate_bytes`]."""
+        if self.code_transformer.head is None or not self.model.reconstructs:
+            raise TypeError("generating codes needs code_weight and reconstruction_weight in the configuration")
+        config, quantizer = self.config, self.model.autoencoder.compressors[-1].quantizer
+        ids = torch.tensor([[config.bos_token_id, *prompt]], device=self.device)
+        codes = self.model.encode(ids).codes
+        start = codes.shape[1]
+        above, cache = self.code_transformer(quantizer.indices_to_codes(codes), use_cache=True)
+        rows = self.code_transformer.rows(cache, torch.tensor([start + 1], device=self.device))
+        state = above[:, -1]
+        spelled = len(self.model.decode(codes)[0])
+        while codes.shape[1] - start < max_new_bytes:
+            code = drawn(self.code_transformer.head(state).float(), do_sample, temperature, top_k, top_p)
+            if int(code) == config.codebook_sizes[-1]:
+                break
+            codes = torch.cat((codes, code[:, None]), 1)
+            make_room(rows)
+            state = self.code_transformer.step(quantizer.indices_to_codes(code), rows)
+        row = self.model.decode(codes)[0].tolist()[spelled : spelled + max_new_bytes]
+        return bytes_before_end(row, config.eos_token_id)
+
+    # Bits
+
+    def compress(self, data, stream_length=4096, batch_size=256):
+        """Bytes to fewer bytes, as many as the likelihood says; as of [`arithmetic_coding.compress`]."""
+        return compress_bytes(self, data, stream_length, batch_size)
+
+    def decompress(self, packed):
+        """The bytes that [`compress`] was given; as of [`arithmetic_coding.decompress`]."""
+        return decompress_bytes(self, packed)
+
+    @torch.no_grad()
+    def two_part_bits(self, input_ids, attention_mask=None):
+        """Bits of texts in two parts: of their top codes and the end of these, then of all symbols below, told their codes: an
+        upper bound of what the model needs at most.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`), attention_mask: texts that end with the end.
+
+        Returns:
+            `tuple`: bits of codes and bits of symbols, each of shape `(batch,)`.
+
+        Raises:
+            TypeError: where the model has no loss of codes or no reconstruction. ValueError: for a text without its end.
+        """
+        if self.code_transformer.head is None or not self.model.reconstructs:
+            raise TypeError("the two-part code needs code_weight and reconstruction_weight in the configuration")
+        arranged = self.arranged(
+            input_ids,
+            attention_mask,
+            input_ids if attention_mask is None else input_ids.where(attention_mask != 0, -100),
+        )
+        labels, stack = arranged.labels, self.model.autoencoder
+        ended = (labels == self.config.eos_token_id).any(1, keepdim=True)
+        if not bool(ended.all()):
+            raise ValueError("a text without its end has no two-part code: end each with eos_token_id")
+        levels = stack.analyse(arranged.ids, arranged.lengths)
+        above, _ = self.code_transformer(levels[-1].vectors)
+        code_bits = bits_of(self.code_transformer.head(above), self.next_top_codes(levels, labels))
+        told = stack.expanders[0].head(stack.reconstruction_states(0, levels[0])[0])
+        symbol_bits, asked = bits_of(told, self.next_symbols(labels)), asked_segments(levels, labels)
+        for number in range(1, len(levels)):
+            states, _ = stack.reconstruction_states(number, levels[number])
+            targets = next_codes(levels[number - 1], asked[number - 1], ended, self.config.codebook_sizes[number - 1])
+            symbol_bits = symbol_bits + bits_of(stack.expanders[number].head(states), targets)
+        return code_bits, symbol_bits
+
+
+def bits_of(scores, targets):
+    """Bits of targets, -100 for none, under scores, summed over each row, shape `(batch,)`."""
+    nats = nn.functional.cross_entropy(scores.float().transpose(1, 2), targets, ignore_index=-100, reduction="none")
+    return nats.sum(1) / math.log(2)
+
+
+def padded_prompts(prompts, bos, pad, device):
+    """Prompts, a `list[bytes]`, as ids after `<bos>`, padded on the left, and their mask."""
+    width = 1 + max(map(len, prompts), default=0)
+    rows = [[pad] * (width - 1 - len(prompt)) + [bos, *prompt] for prompt in prompts]
+    ids = torch.tensor(rows, dtype=torch.long, device=device).view(len(prompts), width)
+    lengths = torch.tensor([len(prompt) + 1 for prompt in prompts], device=device)
+    return ids, (torch.arange(width, device=device) >= width - lengths[:, None]).long()
+
+
+def bytes_before_end(row, eos):
+    """The bytes of ids, a `list[int]`, before the end."""
+    row = row[: row.index(eos)] if eos in row else row
+    return bytes(i for i in row if i < NUM_BYTES)
+
+
+def drawn(scores, do_sample, temperature, top_k, top_p):
+    """The best choice of each row of scores, shape `(batch, n)`, or one drawn at a temperature out of the `top_k` best, 0 for
+    all, and of those the fewest that hold `top_p` of the probability; shape `(batch,)`."""
+    if not do_sample:
+        return scores.argmax(-1)
+    scores = scores / temperature
+    if top_k:
+        scores = scores.masked_fill(scores < scores.topk(min(top_k, scores.shape[-1])).values[:, -1:], -math.inf)
+    shares, order = scores.softmax(-1).sort(-1, descending=True)
+    shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0)
+    return order.gather(1, shares.multinomial(1))[:, 0]
