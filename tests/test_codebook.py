@@ -12,6 +12,14 @@ from modeling_textae.evaluation.codebook import chunk_figures, growth_rows, leve
 HELD_OUT = [TEXT[i : i + 300] + "a thermal landscape" for i in range(0, 900, 150)]
 
 
+NEVER_LEARNED = [b"zqxjkvbw", b"QZX~~JW!", b"\x01\x02\x03\x04\x05"]  # which no code gives back
+
+
+def listed():
+    """The strings that were chosen as worth a token, and some that no code owns."""
+    return [*trained_autoencoder()[1], *NEVER_LEARNED]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A language model with its tokenizer, held-out text, and the strings that were chosen as worth a token."""
@@ -20,8 +28,7 @@ def folder(tmp_path_factory):
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     datasets.Dataset.from_dict({"text": HELD_OUT}).to_parquet(path / "held_out.parquet")
-    _, tokens, _ = trained_autoencoder()
-    (path / "token_list.json").write_text(json.dumps([token.decode("latin-1") for token in tokens]))
+    (path / "token_list.json").write_text(json.dumps([token.decode("latin-1") for token in listed()]))
     return path
 
 
@@ -41,10 +48,11 @@ def test_the_token_list_is_measured_whole_and_not_what_was_kept_of_it(folder):
         "--train_file",
         str(folder / "held_out.parquet"),
     )
-    model, tokens, _ = trained_autoencoder()
+    model, tokens = trained_tokenizer().autoencoder, listed()
     assert report["token_list"]["distinct_chunks"] == len(tokens) > len(trained_tokenizer().kept)
     with torch.no_grad():
-        exact = model.eval().reconstruct([token.decode() for token in tokens], Whole())
+        exact = model.reconstruct([token.decode() for token in tokens], Whole())
+    assert not any(e.encode() == t for e, t in zip(exact[-3:], tokens[-3:], strict=True))
     assert report["token_list"]["exact_chunks"] == pytest.approx(
         np.mean([e.encode() == t for e, t in zip(exact, tokens, strict=True)])
     )

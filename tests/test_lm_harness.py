@@ -75,7 +75,10 @@ def requests(kind, arguments):
 
 
 def nats(checkpoint, context, continuation):
-    """Of a continuation after its context, byte after byte; and whether each byte is the likeliest."""
+    """Of a continuation after its context, byte after byte; and whether each byte is the likeliest. As lm-eval does, spaces at
+    the context's end are counted with the continuation."""
+    bare = context.rstrip()
+    context, continuation = bare, context[len(bare) :] + continuation
     model = textae.AbstractinatorForCausalLM.from_pretrained(checkpoint).eval()
     first, second = context.encode(), continuation.encode()
     ids = torch.tensor([[257, *first, *second]])

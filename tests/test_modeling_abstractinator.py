@@ -211,8 +211,9 @@ def test_no_logit_sees_what_it_predicts_or_what_comes_later(model, place):
     changed[:, place] = 120
     with torch.no_grad():
         before, after = model(ids).logits, model(changed).logits
-    assert torch.equal(before[:, :place], after[:, :place])
-    assert not torch.allclose(before[:, place:], after[:, place:])
+    # Products of other shapes, of another number of segments, round otherwise.
+    torch.testing.assert_close(before[:, :place], after[:, :place], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(before[:, place:], after[:, place:], atol=1e-2)
 
 
 @pytest.mark.parametrize("length", [1, 2, 9, 26])

@@ -186,9 +186,9 @@ def evaluate(model, model_args, tasks, data_dir=None, **kwargs):
         ValueError: for a task that neither knows.
     """
     with tempfile.TemporaryDirectory() as folder:
-        if data_dir is not None:
-            local_tasks(data_dir, folder)
-        manager = TaskManager(include_path=None if data_dir is None else folder)
+        own = local_tasks(data_dir, folder) if data_dir is not None else []
+        # To look through all of lm-eval's tasks takes seconds.
+        manager = TaskManager(include_path=folder, include_defaults=not set(tasks) <= set(own))
         unknown = [task for task in tasks if not manager.match_tasks([task])]
         if unknown:
             raise ValueError(f"task {unknown[0]!r} is unknown to lm-eval, and no local file gives it")

@@ -250,7 +250,7 @@ class AbstractinatorConfig(PreTrainedConfig):
         sizes = {
             "level_sizes": [384],
             "level_heads": [6],
-            "level_intermediate_sizes": [1024],
+            "level_intermediate_sizes": [768],
             "compressor_layers": [3],
             "expander_layers": [3],
             "windows": [256],
