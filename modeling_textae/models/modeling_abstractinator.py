@@ -471,22 +471,23 @@ class ByteSegmentCompressor(nn.Module):
             rotates = config.codebook_gradient == "rotation"
             self.quantizer = VectorQuantizer(num_codes, config.codebook_dim, config.codebook_decay, rotation=rotates)
 
-    def wanted(self, values, symbols, before=None):
+    def cut_scores_of(self, values, before=None):
+        """What the limit decides on, from entropies; as of [`cut_scores`], or `None` where the rule has no limit."""
+        return None if self.limit is None else cut_scores(self.rule, values, self.config.threshold_margin, before)
+
+    def wanted(self, scores, symbols):
         """Places where a segment would end, by the rule.
 
         Args:
-            values (`torch.FloatTensor` of shape `(batch, length)`): entropies, or `None`.
-            symbols (`torch.LongTensor` of shape `(batch, length)`), before: as of [`cut_scores`].
+            scores (`torch.FloatTensor` of shape `(batch, length)`): of [`cut_scores_of`]; symbols (`torch.LongTensor` of shape
+                `(batch, length)`).
 
         Returns:
-            `tuple`: shape `(batch, length)`; and the scores, or `None`.
+            `torch.BoolTensor` of shape `(batch, length)`.
         """
         if self.rule == "white_space":
-            return is_white_space(symbols), None
-        if self.rule == "fixed":
-            return torch.zeros_like(symbols, dtype=torch.bool), None
-        scores = cut_scores(self.rule, values, self.config.threshold_margin, before)
-        return scores > self.limit.limit, scores
+            return is_white_space(symbols)
+        return torch.zeros_like(symbols, dtype=torch.bool) if scores is None else scores > self.limit.limit
 
     def entropies_of(self, states):
         """The trunk's scores of the next symbol and their entropies, or `None` twice where no rule asks for them."""
@@ -512,13 +513,13 @@ class ByteSegmentCompressor(nn.Module):
         scores, values = self.entropies_of(states)
         place = torch.arange(states.shape[1], device=states.device)
         real = place < lengths[:, None]
+        limited = self.cut_scores_of(values)
         if self.training and self.limit is not None:
-            limited = cut_scores(self.rule, values, self.config.threshold_margin)
             self.limit.observe(limited[:, 1:][real[:, 1:]], self.head.weight)
         if cuts is None:
             forced = self.forced(symbols)
             forced[:, 0] = True
-            cuts = bounded_cuts(self.wanted(values, symbols)[0], forced, self.shortest, self.longest)
+            cuts = bounded_cuts(self.wanted(limited, symbols), forced, self.shortest, self.longest)
         cuts = (cuts | (place == 0)) & real
         completed = cuts.cumsum(1) - 1
         return self.pooled(CompressedLevel(states, kept, scores, values, cuts, completed, lengths, *[None] * 4), real)
@@ -567,8 +568,7 @@ class ByteSegmentCompressor(nn.Module):
 
     def vector_of(self, held, held_count):
         """The vectors and codes of single segments, from the trunk's states of each, shape `(n, longest, size)`, of which the
-        first
-        `held_count` count, shape `(n,)`.
+        first `held_count` count, shape `(n,)`.
 
         Returns:
             `tuple`: vectors, shape `(n, code_size)`, and codes, shape `(n,)`, or `None`.
@@ -678,7 +678,7 @@ class HierarchicalAutoencoder(nn.Module):
 
     def __init__(self, config, reconstructs, predicts):
         super().__init__()
-        self.config, self.reconstructs = config, reconstructs
+        self.config = config
         self.embed = SymbolEmbedding(config)
         levels = range(config.num_levels)
         self.compressors = nn.ModuleList(ByteSegmentCompressor(config, level) for level in levels)
@@ -758,14 +758,13 @@ class HierarchicalAutoencoder(nn.Module):
                 (`torch.LongTensor` of shape `(batch,)`).
 
         Returns:
-            `tuple`: states, shape `(batch, size)`; which rows' segment has ended, shape `(n,)`; and these segments' vectors,
-            shape
-            `(n, code_size)`, and codes, shape `(n,)`.
+            `tuple`: states, shape `(batch, size)`; which rows' segment has ended, shape `(n,)`; and how long these segments
+            are, shape `(n,)`, whose states `rows.held` still has.
         """
         compressor = self.compressors[number]
         states = self.read(number, rows, embeds)
         values = compressor.entropies_of(states[:, None])[1]
-        wanted = compressor.wanted(values, symbols[:, None], rows.before)[0][:, 0]
+        wanted = compressor.wanted(compressor.cut_scores_of(values, rows.before), symbols[:, None])[:, 0]
         count = rows.held_count + 1
         cuts = compressor.forced(symbols) | (count >= compressor.longest) | (wanted & (count >= compressor.shortest))
         rows.held[torch.arange(len(count), device=count.device), rows.held_count] = states.to(rows.held.dtype)
@@ -1076,7 +1075,7 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
             arranged = self.arranged(ids, mask)
             compressed = stack.analyse(arranged.ids, arranged.lengths)[level]
             # Segments begin after the start, which is left out.
-            scores = cut_scores(compressor.rule, compressed.values, self.config.threshold_margin)[:, 1:]
+            scores = compressor.cut_scores_of(compressed.values)[:, 1:]
             real = torch.arange(scores.shape[1], device=scores.device) < compressed.lengths[:, None] - 1
             found.append((scores, real))
         total = sum(int(real.sum()) for _, real in found)
@@ -1471,12 +1470,7 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
             logits = at(scores, arranged.places)
             states = at(states, arranged.places)
         else:
-            places = (
-                arranged.places[:, -logits_to_keep:]
-                if isinstance(logits_to_keep, int)
-                else arranged.places[:, logits_to_keep]
-            )
-            states = at(states, places)
+            states = at(states, kept_places(arranged.places, logits_to_keep))
             logits = stack.expanders[0].head(states)
         return AbstractinatorCausalLMOutput(
             **losses,
@@ -1535,8 +1529,7 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
         for ids in input_ids.T:
             rows = cache.levels[0]
             found.append(self.step(0, rows, stack.embedded(0, rows, ids), ids, cache))
-        states = torch.stack(found, 1)
-        states = states[:, -logits_to_keep:] if isinstance(logits_to_keep, int) else states[:, logits_to_keep]
+        states = kept_places(torch.stack(found, 1), logits_to_keep)
         return AbstractinatorCausalLMOutput(
             logits=self.byte_logits(stack.expanders[0].head(states)), last_hidden_state=states, past_key_values=cache
         )
@@ -1688,6 +1681,11 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
             targets = next_codes(levels[number - 1], asked[number - 1], ended, self.config.codebook_sizes[number - 1])
             symbol_bits = symbol_bits + bits_of(stack.expanders[number].head(states), targets)
         return code_bits, symbol_bits
+
+
+def kept_places(values, logits_to_keep):
+    """Values of the last so many places, 0 for all, or of given ones; shape `(batch, length, ...)` to `(batch, n, ...)`."""
+    return values[:, -logits_to_keep:] if isinstance(logits_to_keep, int) else values[:, logits_to_keep]
 
 
 def bits_of(scores, targets):
