@@ -30,7 +30,7 @@ from modeling_textae.evaluation.codebook import chunk_report
 from modeling_textae.evaluation.language import language_figures
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import sample_passages, texts_of
-from modeling_textae.training.optimizers import MuonWithAdamW
+from modeling_textae.training.optimizers import MuonWithAdamW, bfloat16_is_fast
 
 RUNS = Path("runs/fsq-cells")
 RECIPES = "recipes/fsq-autoencoder-nano.yaml", "recipes/fsq-autoencoder-nano-lm.yaml"
@@ -97,7 +97,7 @@ def steps_of(cells, arguments):
             optimizer = MuonWithAdamW(model)
 
             def step():
-                with torch.autocast("cpu", dtype=torch.bfloat16):
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16_is_fast()):
                     loss = model(**batch).loss
                 loss.backward()
                 optimizer.step()

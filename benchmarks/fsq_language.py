@@ -6,31 +6,27 @@ python benchmarks/fsq_language.py --tokenizer model_cards/fsq-autoencoder-nano -
 held-out.jsonl.xz
 
 What an AutoEncoderTokenizer and the other settings make lies in a folder of their own: nothing old is measured as new.
-Two cells at a time, each on one thread; seconds are those of the processor, so that neighbours do not matter. Rates are chosen by
-validation text, which is neither trained nor reported on.
+Rates are chosen by validation text, which is neither trained nor reported on.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from language_cells import Cells, store_rows, stored_rows, train_for
 from peers import bpe, of_transformers, raw_bytes, words
-from processes import run_all
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from modeling_textae import FsqAutoencoderConfig, FsqAutoencoderForCausalLM
-from modeling_textae.data.collators import pad_rows, padding_mask
 from modeling_textae.data.corpora import load_corpus, split_passages
 from modeling_textae.evaluation.language import language_figures
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import sample_passages, texts_of
-from modeling_textae.training.optimizers import MuonWithAdamW
 
 RUNS = Path("runs/fsq-language")
 SIZE = 32768
@@ -73,13 +69,8 @@ def prepare(arguments):
         if not path.is_file():
             reader = reader_of(name, arguments.tokenizer, arguments.train_file)
             rows = [[reader.bos_token_id, *ids] for ids in reader.encode([passages[i] for i in order.tolist()])]
-            lengths = np.array([len(row) for row in rows])
-            flat = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f"partial-{path.name}")
-            np.savez(aside, ids=flat, lengths=lengths, pad=reader.pad_token_id, size=len(reader))
-            aside.replace(path)
-            print(f"{name}: {len(flat) / 1e6:.1f} M tokens of {len(rows)} passages")
+            store_rows(path, rows, pad=reader.pad_token_id, size=len(reader))
+            print(f"{name}: {sum(map(len, rows)) / 1e6:.1f} M tokens of {len(rows)} passages")
 
 
 def model_of(cell, size, tokenizer):
@@ -97,68 +88,16 @@ def model_of(cell, size, tokenizer):
     )
 
 
-def batch_of(rows, pad):
-    """A padded batch of rows of ids, labelled."""
-    ids = pad_rows(rows, pad)
-    labels = pad_rows(rows, -100)
-    labels[:, 0] = -100
-    return {"input_ids": ids, "attention_mask": padding_mask(rows), "labels": labels}
-
-
 def train_cell(arguments):
-    """Train one cell for so many seconds of the processor; write its validation loss and, of a whole run, its weights."""
+    """Train one cell and keep it."""
     torch.manual_seed(arguments.seed)
-    stored = np.load(arguments.output / f"{CELLS[arguments.cell]}.npz")
-    rows = np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1])
-    pad, held_out = int(stored["pad"]), len(rows) // 50
-    model = model_of(arguments.cell, int(stored["size"]), arguments.tokenizer).train()
-    optimizer = MuonWithAdamW(model, arguments.rate, 2 * arguments.rate)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    generator, start, step, size = np.random.default_rng(arguments.seed), time.process_time(), 0, 0
-    while (done := (time.process_time() - start) / arguments.seconds) < 1:
-        factor = min(1.0, (step + 1) / 100) * (1 - done)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
-        chosen = generator.choice(len(rows) - held_out, BATCH, replace=False)
-        batch = batch_of([rows[i] for i in chosen], pad)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(**batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        step, size = step + 1, size + int((batch["labels"] != -100).sum())
-        if step % 100 == 0:
-            print(f"{arguments.cell}: step {step}, {done:.0%}, loss {loss.item():.3f}", flush=True)
-    model.eval()
-    nats = 0.0
-    with torch.no_grad():
-        for row in rows[-held_out:][:256]:
-            batch = batch_of([row], pad)
-            nats += model(**batch).loss.item() * (len(row) - 1)
-    result = {"cell": arguments.cell, "rate": arguments.rate, "steps": step, "tokens": size, "validation nats": nats}
-    path = folder_of(arguments.output, arguments.cell, arguments.rate, arguments.seconds, arguments.seed)
-    path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path)
-    (path / "result.json").write_text(json.dumps(result))
-
-
-def folder_of(output, cell, rate, seconds, seed):
-    """Where a cell's run lives."""
-    return output / f"{cell.replace(', ', '-').replace(' ', '-')}-{rate}-{seconds:g}s-seed-{seed}"
-
-
-def run_cells(cells, arguments):
-    """Run what is missing of cells, each `(cell, rate, seconds, seed)`, and give their results."""
-    commands = []
-    for cell, rate, seconds, seed in cells:
-        if not (folder_of(arguments.output, cell, rate, seconds, seed) / "result.json").is_file():
-            fields = {"cell": cell, "rate": rate, "seconds": seconds, "seed": seed, "tokenizer": arguments.tokenizer}
-            fields["output"] = arguments.output
-            options = [part for name, value in fields.items() for part in (f"--{name}", str(value))]
-            commands.append([sys.executable, __file__, *options])
-    run_all(commands)
-    return [json.loads((folder_of(arguments.output, *cell) / "result.json").read_text()) for cell in cells]
+    rows, stored = stored_rows(arguments.output / f"{CELLS[arguments.cell]}.npz")
+    model = model_of(arguments.cell, int(stored["size"]), arguments.tokenizer)
+    cell = arguments.cell, arguments.rate, arguments.seconds, arguments.seed
+    result = train_for(
+        arguments.seconds, model, rows, int(stored["pad"]), arguments.rate, arguments.seed, BATCH, arguments.cell
+    )
+    Cells(__file__, arguments.output).save(cell, model, result)
 
 
 @torch.no_grad()
@@ -192,16 +131,14 @@ def compare(arguments):
     torch.set_num_threads(1)
     arguments.output = output_folder(arguments)
     prepare(arguments)
-    trials = {
-        cell: run_cells([(cell, rate, arguments.trial_seconds, 0) for rate in RATES], arguments) for cell in COMPARED
-    }
-    best = {cell: min(rows, key=lambda row: row["validation nats"])["rate"] for cell, rows in trials.items()}
+    cells = Cells(__file__, arguments.output, tokenizer=arguments.tokenizer)
+    best = cells.best_rates(COMPARED, RATES, arguments.trial_seconds)
     finals = [(cell, best[cell], arguments.seconds, seed) for seed in arguments.seeds for cell in COMPARED]
     scorer_cell = ("scorer", best["bytes"], 2 * arguments.seconds, 99)
-    results = run_cells([*finals, scorer_cell], arguments)
+    results = cells.run([*finals, scorer_cell])
     texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
     passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
-    scorer, byte_reader = load_cell("scorer", folder_of(arguments.output, *scorer_cell)), raw_bytes()
+    scorer, byte_reader = load_cell("scorer", cells.folder(*scorer_cell)), raw_bytes()
     real = language_figures(scorer, byte_reader, [cut_bytes(p) for p in passages[:SAMPLES]])["bits_per_byte"]
     rows = []
     for cell in COMPARED:
@@ -210,7 +147,7 @@ def compare(arguments):
         for (name, *rest), result in zip(finals, results, strict=False):
             if name != cell:
                 continue
-            model = load_cell(cell, folder_of(arguments.output, name, *rest))
+            model = load_cell(cell, cells.folder(name, *rest))
             figures = language_figures(model, reader, passages)
             samples, speed = write_samples(model, reader)
             scored = language_figures(scorer, byte_reader, samples)["bits_per_byte"]

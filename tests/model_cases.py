@@ -170,6 +170,8 @@ abstractinator_inputs = language_inputs(textae.AbstractinatorTokenizer)
 
 ABSTRACTINATOR_FILES = (
     "configuration_abstractinator",
+    "hierarchical_autoencoder",
+    "hierarchical_cache",
     "modeling_abstractinator",
     "segmentation",
     "tokenization_abstractinator",

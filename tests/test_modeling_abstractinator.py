@@ -11,7 +11,7 @@ import modeling_textae as textae
 from modeling_textae.evaluation.segments import flipped_cuts, segment_figures
 from modeling_textae.models.arithmetic_coding import HEADER
 from modeling_textae.models.attention import rotary_table
-from modeling_textae.models.modeling_abstractinator import (
+from modeling_textae.models.hierarchical_autoencoder import (
     HierarchicalAutoencoder,
     LearnedQueryAttention,
     LocalTrunk,

@@ -93,3 +93,39 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     weights = scores.softmax(dim=-1)  # sums in float32 whatever the dtype
     weights = torch.nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def blocked_window_attention(attend, query, key, value, window):
+    """Causal attention of each place to itself and the `window - 1` places before it, in blocks that see themselves and the one
+    before: as many products as two windows have, however long the text is.
+
+    Args:
+        attend (callable): `(query, key, value, mask)`, the mask boolean, to an output of shape `(n, queries, heads, head_dim)`.
+        query, key, value (`torch.Tensor` of shape `(batch, heads, length, head_dim)`).
+        window (`int`).
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length, heads, head_dim)`.
+    """
+    batch, heads, length, head_dim = query.shape
+    if length <= window:
+        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+        return attend(query, key, value, mask.expand(batch, 1, length, length))
+    blocks = -(-length // window)
+
+    def blocked(values):
+        values = torch.nn.functional.pad(values, (0, 0, 0, blocks * window - length))
+        return values.view(batch, heads, blocks, window, head_dim).transpose(1, 2)
+
+    def with_previous(values):
+        own = blocked(values)
+        previous = torch.nn.functional.pad(own, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1]
+        return torch.cat((previous, own), 3).flatten(0, 1)
+
+    place = torch.arange(2 * window, device=query.device)
+    distance = place[window:, None] - place[None]
+    mask = ((distance >= 0) & (distance < window)).repeat(blocks, 1, 1)
+    mask[0, :, :window] = False  # there is no block before the first
+    mask = mask.repeat(batch, 1, 1).unsqueeze(1)
+    output = attend(blocked(query).flatten(0, 1), with_previous(key), with_previous(value), mask)
+    return output.reshape(batch, blocks * window, heads, head_dim)[:, :length]

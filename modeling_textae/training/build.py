@@ -10,11 +10,16 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from ..data.chunk_lists import ChunkDraws, count_chunks, token_list
 from ..data.corpora import load_corpus, passage_dataset
-from .latents import KlAnnealingCallback
+from .latents import KlAnnealingCallback, some_passages
 from .optimizers import optimizer_class_and_arguments
+from .samples import SamplesCallback
 from .stored_weights import StoredWeightsCallback
 from .trainer import TextAETrainer
 
+SAMPLES, PROMPT_WORDS = (
+    3,
+    8,
+)  # held-out texts whose first so many words a language model goes on with while it is trained
 STREAMED_TOKENIZER_DOCUMENTS = 20_000  # of a streamed corpus, the first so many teach the tokenizer
 
 
@@ -179,13 +184,18 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
         callbacks.append(KlAnnealingCallback(training.kl_annealing_steps))
     if training.stored_weights:
         callbacks.append(StoredWeightsCallback())
+    held_out = passage_dataset(corpus.validation, data.passage_length, data.min_passage_length)
+    if training.sample_steps:
+        prompts = [" ".join(text.split()[:PROMPT_WORDS]) for text in some_passages(held_out, SAMPLES)]
+        path = Path(training.output_dir) / "samples.md"
+        callbacks.append(SamplesCallback(tokenizer, ["", *prompts], training.sample_steps, path))
     return TextAETrainer(
         model=model,
         args=training,
         data_collator=collator,
         eval_collator=eval_collator,
         train_dataset=corpus.passages,
-        eval_dataset=passage_dataset(corpus.validation, data.passage_length, data.min_passage_length),
+        eval_dataset=held_out,
         processing_class=tokenizer,
         callbacks=callbacks,
         optimizer_cls_and_kwargs=optimizer_class_and_arguments(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, PreTrainedConfig
+from transformers import GenerationMixin, HfArgumentParser, PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.collators import (
@@ -231,6 +231,13 @@ class RecipeTrainingArguments(TextAETrainingArguments):
     stored_weights: bool = field(
         default=False, metadata={"help": "Train through weights rounded to bfloat16, as they will be stored."}
     )
+    sample_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Write what the model goes on with after held-out texts to samples.md every so many steps; 0 for "
+            "never; language models only."
+        },
+    )
     precision: str = field(
         default=AUTO,
         metadata={"help": "float32, bfloat16 autocast, or auto: bfloat16 where the machine is faster with it."},
@@ -245,6 +252,8 @@ class RecipeTrainingArguments(TextAETrainingArguments):
             raise ValueError(f"schedule_steps {self.schedule_steps} is too small: accepted is 1 and above")
         if self.kl_annealing_steps < 0:
             raise ValueError(f"kl_annealing_steps {self.kl_annealing_steps} is negative: accepted are 0 and above")
+        if self.sample_steps < 0:
+            raise ValueError(f"sample_steps {self.sample_steps} is negative: accepted are 0 and above")
         if self.precision not in (AUTO, "float32", "bfloat16"):
             raise ValueError(f"precision {self.precision!r} is unknown: accepted are auto, float32 and bfloat16")
         # transformers takes bfloat16 on a machine without accelerator only where the CPU is chosen in so many words.
@@ -426,6 +435,9 @@ def check(model, data, noise, training):
     check_chunks(model, data, noise, family, config)
     if noise.whole_words and "whole_words" not in family.collator_fields:
         raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
+    goes_on_with_texts = issubclass(family.model, GenerationMixin) and not config.is_encoder_decoder
+    if training.sample_steps and not goes_on_with_texts:
+        raise ValueError(f"sample_steps asks for text, which the family {model.family!r} does not write")
     if training.kl_annealing_steps and not getattr(config, "kl_weight", 0):
         raise ValueError("kl_annealing_steps anneals nothing: the configuration has no kl_weight")
     if model.tokenizer and model.initial_checkpoint:

@@ -1,0 +1,58 @@
+"""transformers' Llama on bytes with attention in a window: the flat model that a hierarchical one is measured beside.
+
+Its attention is computed in blocks, as the hierarchical model's, so that it pays for no masked product.
+"""
+
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import eager_attention_forward
+
+from modeling_textae import ByteTokenizer
+from modeling_textae.models.attention import attention_implementation, blocked_window_attention
+
+
+def windowed(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention of whole texts, padded on the right, or of one more place after a cache."""
+    window = module.config.window
+
+    def attend(query, key, value, mask):
+        implementation = attention_implementation("sdpa", module, query, key, mask)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        return function(module, query, key, value, mask, scaling=scaling, dropout=dropout)[0]
+
+    if query.shape[2] == key.shape[2]:
+        return blocked_window_attention(attend, query, key, value, window), None
+    if query.shape[2] > 1:
+        raise ValueError("after a cache this benchmark's attention reads one token at a time")
+    return attend(query, key[:, :, -window:], value[:, :, -window:], None), None
+
+
+AttentionInterface.register("window", windowed)
+
+
+def flat_config(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window=128):
+    """The configuration of a flat model."""
+    tokenizer = ByteTokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=intermediate_size,
+        max_position_embeddings=4096,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    config.window = window
+    return config
+
+
+def flat_llama(config):
+    """A new flat model."""
+    return LlamaForCausalLM._from_config(config, attn_implementation="window")
+
+
+def load_flat_llama(folder):
+    """A trained flat model."""
+    return LlamaForCausalLM.from_pretrained(folder, attn_implementation="window", use_safetensors=True)

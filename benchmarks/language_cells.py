@@ -1,0 +1,131 @@
+"""Language models that are trained for equal seconds of the processor, each in a process of its own: what benchmarks of them
+share.
+
+Two cells at a time, each on one thread; seconds are those of the processor, so that neighbours do not matter. The last fiftieth
+of the rows validates and is not trained on. A finished cell is not run again.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+from processes import run_all
+
+from modeling_textae.data.collators import pad_rows, padding_mask
+from modeling_textae.training.optimizers import MuonWithAdamW, bfloat16_is_fast
+
+VALIDATION_ROWS = 256  # of the held-out rows, at most
+
+
+def store_rows(path, rows, **fields):
+    """Write rows of ids, and what else a cell needs to know of them, as one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"partial-{path.name}")
+    flat = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
+    np.savez(aside, ids=flat, lengths=np.array([len(row) for row in rows]), **fields)
+    aside.replace(path)
+
+
+def stored_rows(path):
+    """The rows that [`store_rows`] wrote, and the whole file."""
+    stored = np.load(path)
+    return np.split(stored["ids"], np.cumsum(stored["lengths"])[:-1]), stored
+
+
+def batch_of(rows, pad):
+    """A padded batch of rows of ids, all but the first of each labelled."""
+    labels = pad_rows(rows, -100)
+    labels[:, 0] = -100
+    return {"input_ids": pad_rows(rows, pad), "attention_mask": padding_mask(rows), "labels": labels}
+
+
+def training_step(model, optimizer, batch):
+    """One step; returns the loss."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16_is_fast()):
+        loss = model(**batch).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss
+
+
+def train_for(seconds, model, rows, pad, rate, seed, batch_size, name):
+    """Train a model for so many seconds of the processor, the rate rising over 100 steps and falling to 0 with time.
+
+    Args:
+        seconds (`float`), model: a causal language model; rows (`list`): of ids; pad (`int`): the padding id.
+        rate (`float`): of AdamW; Muon's matrices take twice as much.
+        seed (`int`): of the order of rows; batch_size (`int`); name (`str`): for the log.
+
+    Returns:
+        `dict`: `steps`, `tokens` that were trained on and `validation nats`, the sum over the rows held out.
+    """
+    held_out = len(rows) // 50
+    optimizer = MuonWithAdamW(model.train(), rate, 2 * rate)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    generator, start, steps, tokens = np.random.default_rng(seed), time.process_time(), 0, 0
+    while (done := (time.process_time() - start) / seconds) < 1:
+        for group, highest in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = highest * min(1.0, (steps + 1) / 100) * (1 - done)
+        chosen = generator.choice(len(rows) - held_out, batch_size, replace=False)
+        batch = batch_of([rows[i] for i in chosen], pad)
+        loss = training_step(model, optimizer, batch)
+        steps, tokens = steps + 1, tokens + int((batch["labels"] != -100).sum())
+        if steps % 100 == 0:
+            print(f"{name}: step {steps}, {done:.0%}, loss {loss.item():.3f}", flush=True)
+    nats = 0.0
+    model.eval()
+    with torch.no_grad():
+        for row in rows[-held_out:][:VALIDATION_ROWS]:
+            logits = model(**{k: v for k, v in batch_of([row], pad).items() if k != "labels"}).logits[0, :-1].float()
+            wanted = torch.as_tensor(row[1:], dtype=torch.long)
+            nats += torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
+    return {"steps": steps, "tokens": tokens, "validation nats": nats}
+
+
+class Cells:
+    """Cells of one benchmark, each `(name, rate, seconds, seed)`.
+
+    Args:
+        script (`str`): the benchmark, which trains a cell where it is given `--cell`, `--rate`, `--seconds`, `--seed` and
+            `--output`.
+        output (`Path`): where the cells live; options (`dict`): more arguments of the script.
+    """
+
+    def __init__(self, script, output, **options):
+        self.script, self.output, self.options = script, output, options
+
+    def folder(self, name, rate, seconds, seed):
+        """Where a cell lives."""
+        return self.output / f"{name.replace(', ', '-').replace(' ', '-')}-{rate}-{seconds:g}s-seed-{seed}"
+
+    def run(self, cells):
+        """Run what is missing of cells, and give the results of all."""
+        commands = []
+        for cell in cells:
+            if not (self.folder(*cell) / "result.json").is_file():
+                fields = dict(zip(("cell", "rate", "seconds", "seed"), cell, strict=True), output=self.output)
+                options = [
+                    part for name, value in (fields | self.options).items() for part in (f"--{name}", str(value))
+                ]
+                commands.append([sys.executable, self.script, *options])
+        run_all(commands)
+        return [json.loads((self.folder(*cell) / "result.json").read_text()) for cell in cells]
+
+    def save(self, cell, model, result):
+        """Keep what a cell has found: its weights, and last of all its figures."""
+        path = self.folder(*cell)
+        path.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(path)
+        (path / "result.json").write_text(json.dumps({"cell": cell[0], "rate": cell[1], **result}))
+
+    def best_rates(self, names, rates, seconds):
+        """Train each named cell at each rate; give the rate that validation text likes best, for each name."""
+        trials = self.run([(name, rate, seconds, 0) for name in names for rate in rates])
+        return {
+            name: min((row for row in trials if row["cell"] == name), key=lambda row: row["validation nats"])["rate"]
+            for name in names
+        }
