@@ -57,7 +57,8 @@ def autoencoder_command(folder, config, steps, seed, arguments):
     return [
         sys.executable, "run_pretraining.py", RECIPES[0], "--config", json.dumps(config),
         "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file, "--seed", str(seed),
-        "--output_dir", str(folder), "--max_steps", str(steps), "--disable_tqdm", "true", "--resume_from_checkpoint",
+        "--per_device_train_batch_size", str(BATCH), "--output_dir", str(folder), "--max_steps", str(steps),
+        "--disable_tqdm", "true", "--resume_from_checkpoint",
     ]  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def language_command(folder, start, config, seed, arguments):
 
 def output_folder(arguments):
     """Where the cells of some files, recipes and seconds live."""
-    digest = hashlib.sha256(json.dumps([arguments.seconds, *map(str, LEVELS.items())]).encode())
+    digest = hashlib.sha256(json.dumps([arguments.seconds, BATCH, *map(str, LEVELS.items())]).encode())
     for path in (*RECIPES, *arguments.train_file, *arguments.validation_file):
         digest.update(Path(path).read_bytes())
     return RUNS / digest.hexdigest()[:12]

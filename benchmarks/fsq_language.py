@@ -10,15 +10,12 @@ Rates are chosen by validation text, which is neither trained nor reported on.
 """
 
 import argparse
-import hashlib
-import json
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from language_cells import Cells, store_rows, stored_rows, train_for
+from language_cells import Cells, digest_of, store_rows, stored_rows, train_for
 from peers import bpe, of_transformers, raw_bytes, words
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -45,8 +42,7 @@ SAMPLES, SAMPLE_BYTES = 48, 384
 def output_folder(arguments):
     """Where the cells of one tokenizer, corpus and number of passages live."""
     fingerprint = AutoTokenizer.from_pretrained(arguments.tokenizer).fingerprint
-    settings = json.dumps([fingerprint, sorted(map(os.path.basename, arguments.train_file)), arguments.passages])
-    return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:12]
+    return RUNS / digest_of(arguments.train_file, fingerprint, arguments.passages, TRUNK, SCORER, BATCH, SIZE)
 
 
 def reader_of(name, tokenizer, train_file):

@@ -55,6 +55,7 @@ def speed(arguments):
     from peers import BpeTokenizer, word_level
     from transformers import AutoTokenizer
 
+    from modeling_textae import AutoEncoderTokenizer
     from modeling_textae.data.corpora import load_corpus
     from modeling_textae.evaluation.codebook import tokenizer_figures
     from modeling_textae.evaluation.report import show_table
@@ -65,9 +66,17 @@ def speed(arguments):
     size = sum(len(text.encode("utf-8")) for text in texts) / 1e6
     seen = texts_of(load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"])
     trained = {"BPE": BpeTokenizer.train(seen, SIZE), "word level": word_level(seen, SIZE)}
+
+    class TableAlone(AutoEncoderTokenizer):
+        """Without the encoder: the same ids, all by the table."""
+
+        def _owned(self, chunks):
+            return [-1] * len(chunks)
+
     ours = {
         "AutoEncoderTokenizer": AutoTokenizer.from_pretrained(arguments.tokenizer),
         "AutoEncoderTokenizer, int8 encoder": AutoTokenizer.from_pretrained(arguments.tokenizer, int8_encoder=True),
+        "AutoEncoderTokenizer, table alone": TableAlone.from_pretrained(arguments.tokenizer),
     }
     functions = {
         "BPE": trained["BPE"]._tokenizer.encode_batch_fast,  # without offsets, as ours
@@ -109,7 +118,7 @@ def part_rows(ours, texts):
     rows = []
     for name, tokenizer in ours.items():
         start = time.perf_counter()
-        tokenizer._codes([chunk.encode() for chunk in chunks])
+        tokenizer._codes([chunk.encode() for chunk in chunks], tokenizer._encoder)
         encoder = (time.perf_counter() - start) / len(chunks)
         start = time.perf_counter()
         tokenizer.encode_chunks(chunks)
@@ -137,36 +146,55 @@ def part_rows(ours, texts):
 
 
 def memory(arguments):
-    """Growth of resident memory over a process that has imported transformers and run a model of it: when this package is
-    imported, when the tokenizer is loaded, after the texts, and with full caches; the texts themselves are not counted."""
+    """Growth of resident memory when this package is imported, when the tokenizer is loaded, after the texts, and with full
+    caches; over a process that has imported transformers, and over one that has also run a model of transformers. The texts
+    themselves are not counted."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     torch.set_num_threads(1)
+    imported = resident()
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     # What transformers and torch load with the first pass of any model is not the tokenizer's.
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)).generate(torch.ones(1, 1, dtype=torch.long), max_new_tokens=2)
-    before = resident()
+    run, rows, others = resident(), [], 0
+
+    def add(state, remembered=0):
+        now = resident() - others
+        over = {"MB over transformers imported": now - imported, "MB over a model of it run": now - run}
+        rows.append({"state": state} | over | {"strings remembered": remembered})
+
     import modeling_textae  # noqa: F401 (registers the tokenizer)
 
-    rows = [{"state": "package imported", "MB over the process": resident() - before}]
+    add("package imported")
+    before = resident()
     from modeling_textae.evaluation.report import show_table
 
     texts = [text for path in arguments.data_file for text in texts_of_file(path)]
-    before = resident() - rows[0]["MB over the process"]
+    others = resident() - before
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-    rows.append({"state": "tokenizer loaded", "MB over the process": resident() - before})
+    add("tokenizer loaded")
+    caches = tokenizer._words, tokenizer._chunks
     for state in ("after the texts", "full caches"):
         seconds_of(tokenizer._texts_ids, texts)
-        # Words and chunks that no text has fill what the texts left empty, every other one of three bytes a character.
         if state == "full caches":
-            for i in range(0, 3 * tokenizer.cache_size, 10_000):
-                numbers = [f"{j:x}" for j in range(i, i + 10_000)]
-                wide = ["".join(chr(0x4E00 + int(digit, 16)) for digit in number) for number in numbers[::2]]
-                tokenizer._texts_ids([" ".join([*wide, *(f"w{number}z" for number in numbers[1::2])])])
-        cached = sum(len(c) + len(c.old) for c in (tokenizer._words, tokenizer._chunks))
-        rows.append({"state": state, "MB over the process": resident() - before, "strings remembered": cached})
+            fill(tokenizer)
+            share = sum(len(cache) + len(cache.old) for cache in caches) / (4 * tokenizer.cache_size)
+            if share < 0.9:
+                raise SystemExit(f"the caches are only {share:.0%} full")
+        add(state, sum(len(cache) + len(cache.old) for cache in caches))
     show_table(OUTPUT / "memory", "FSQ tokenizers: memory", rows)
+
+
+def fill(tokenizer):
+    """Fill a tokenizer's caches with words that no text has, every other one of three bytes a character."""
+    for start in range(0, 3 * tokenizer.cache_size, 10_000):
+        numbers = [[i // 64**place % 64 for place in range(3)] for i in range(start, start + 10_000)]
+        wide = ["".join(chr(0x4E00 + digit) for digit in digits) for digits in numbers[::2]]
+        narrow = ["".join(chr(97 + digit // 8) + chr(97 + digit % 8) for digit in digits) for digits in numbers[1::2]]
+        tokenizer._texts_ids([" ".join([*wide, *narrow])])
 
 
 def round_trip(arguments):

@@ -12,15 +12,12 @@ is measured as new.
 """
 
 import argparse
-import hashlib
-import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from flat_llama import flat_config, flat_llama, load_flat_llama
-from language_cells import Cells, batch_of, store_rows, stored_rows, train_for, training_step
+from language_cells import Cells, batch_of, digest_of, store_rows, stored_rows, train_for, training_step
 from lm_eval.models.huggingface import HFLM
 from timing import interleaved_seconds
 
@@ -106,9 +103,7 @@ def tokenizer_of(cell):
 def output_folder(arguments):
     """Where the cells of some files, settings and configurations live."""
     shapes = {name: config.to_diff_dict() for name, config in CELLS.items()}
-    names = sorted(map(os.path.basename, arguments.train_file))
-    settings = json.dumps([names, arguments.passages, arguments.batch_size, shapes], sort_keys=True, default=str)
-    return RUNS / hashlib.sha256(settings.encode()).hexdigest()[:12]
+    return RUNS / digest_of(arguments.train_file, arguments.passages, arguments.batch_size, shapes)
 
 
 def prepare(arguments):

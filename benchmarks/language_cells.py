@@ -5,18 +5,30 @@ Two cells at a time, each on one thread; seconds are those of the processor, so 
 of the rows validates and is not trained on. A finished cell is not run again.
 """
 
+import hashlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from processes import run_all
+from transformers import LlamaForCausalLM
 
 from modeling_textae.data.collators import pad_rows, padding_mask
+from modeling_textae.models.autoencoder import linear_cross_entropy
 from modeling_textae.training.optimizers import MuonWithAdamW, bfloat16_is_fast
 
 VALIDATION_ROWS = 256  # of the held-out rows, at most
+
+
+def digest_of(files, *settings):
+    """The name of a folder for what files and settings, as JSON writes them, decide."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for path in files:
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def store_rows(path, rows, **fields):
@@ -41,10 +53,20 @@ def batch_of(rows, pad):
     return {"input_ids": pad_rows(rows, pad), "attention_mask": padding_mask(rows), "labels": labels}
 
 
+def loss_of(model, batch):
+    """The loss of a batch. A plain Llama's is computed in parts, as this package's models compute theirs: a matrix of scores of
+    all tokens costs more than all the rest where tokens are many."""
+    if not isinstance(model, LlamaForCausalLM):
+        return model(**batch).loss
+    states = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    labels = batch["labels"][:, 1:]
+    return linear_cross_entropy(states[:, :-1], model.lm_head.weight, labels, (labels != -100).sum())
+
+
 def training_step(model, optimizer, batch):
     """One step; returns the loss."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16_is_fast()):
-        loss = model(**batch).loss
+        loss = loss_of(model, batch)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

@@ -295,6 +295,20 @@ def test_missing_inputs_are_refused():
         model.train()(**batch)
     with pytest.raises(ValueError, match="one of them"):
         model(input_ids=None)
+    # Nor does an encoder that is to be trained go without a gradient in silence.
+    with pytest.raises(ValueError, match="with_bytes"):
+        language_model(frozen="nothing")[0].train()(**batch)
+
+
+def test_embeddings_stand_for_ids_and_others_are_refused():
+    model, tokenizer = language_model(token_embedding_size=16)
+    ids = torch.tensor([tokenizer("the river of the sea")["input_ids"]])
+    read = model.embeddings(ids)[0]
+    torch.testing.assert_close(model(inputs_embeds=read).logits, model(ids).logits)
+    with pytest.raises(ValueError, match="of width 16"):
+        model(inputs_embeds=model.get_input_embeddings()(ids))
+    with pytest.raises(ValueError, match="without chunk_bytes"):
+        model(inputs_embeds=read, chunk_bytes=torch.from_numpy(tokenizer.token_bytes())[ids])
 
 
 def test_a_model_and_a_tokenizer_that_differ_refuse_to_work_together():
@@ -306,6 +320,21 @@ def test_a_model_and_a_tokenizer_that_differ_refuse_to_work_together():
             model.reconstruct(["the sea"], wrong)
     with pytest.raises(ValueError, match="does not fit"):
         model.adopt(other)
+    # Equal shapes do not make another autoencoder the tokenizer's.
+    model.adopt(tokenizer)
+    with torch.no_grad():
+        model.model.encoder.proj.weight += 0.1
+    with pytest.raises(ValueError, match="is not the model's"):
+        model.adopt(tokenizer)
+
+
+def test_other_dtypes_leave_the_statistics_alone():
+    model, _ = language_model()
+    before = {name: buffer.clone() for name, buffer in model.model.named_buffers() if buffer.is_floating_point()}
+    model.half().bfloat16().to(torch.float64)
+    for name, buffer in model.model.named_buffers():
+        assert name not in before or torch.equal(buffer, before[name])
+    assert before
 
 
 @pytest.fixture(scope="module")
@@ -447,3 +476,14 @@ def test_the_chunk_collator_cuts_longer_texts_and_makes_no_noise():
     assert rows == [some([{"text": TEXT[:100], "index": i}])["input_ids"].shape[1] for i in range(20)]
     with pytest.raises(ValueError, match="need a text"):
         LanguageCollator(tokenizer)([{"words": 1}])
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_text_that_is_cut_has_no_end(rate):
+    tokenizer = trained_tokenizer()
+    texts = [{"text": text, "ends_document": True} for text in ("the end of the river", "the sea")]
+    whole = LanguageCollator(tokenizer, rate=rate)(texts)["input_ids"]
+    length = int((whole[1] < 256).sum() + (whole[1] > 260).sum())
+    cut = LanguageCollator(tokenizer, rate=rate, max_length=length)(texts)
+    assert [tokenizer.eos_token_id in row for row in cut["input_ids"].tolist()] == [False, True]
+    assert cut["attention_mask"].sum(1).tolist() == [length + 1, length + 2]

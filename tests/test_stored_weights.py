@@ -30,4 +30,6 @@ def test_gradients_are_of_rounded_weights_and_steps_of_exact_ones(tmp_path):
         # Steps far smaller than the rounding still add up.
         weight = weight - rate * rounded.grad
         torch.testing.assert_close(model.weight.detach(), weight)
+    callback.on_train_end(*told, model=model)
+    assert torch.equal(model.weight, weight.bfloat16().float())
     assert torch.equal(model.bias, frozen)

@@ -94,6 +94,9 @@ def test_without_spans_a_context_does_not_depend_on_what_follows(tokenizer, tmp_
     assert len(tokenizer(context + answer)["input_ids"]) < len(whole)
     apart.save_pretrained(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path)(context + answer)["input_ids"] == whole
+    assert apart.add_tokens(["<new>"]) == 1
+    assert "<new>" not in tokenizer.get_vocab()
+    assert tokenizer.convert_ids_to_tokens([258]) == apart.convert_ids_to_tokens([258]) == ["<eos>"]
 
 
 def test_nothing_depends_on_batch_cache_thread_or_precision(tokenizer, tmp_path):
@@ -107,6 +110,7 @@ def test_nothing_depends_on_batch_cache_thread_or_precision(tokenizer, tmp_path)
         assert list(pool.map(lambda text: fresh[1](text)["input_ids"], texts)) == expected
     int8 = AutoTokenizer.from_pretrained(tmp_path, int8_encoder=True)
     assert int8(texts)["input_ids"] == expected
+    assert np.array_equal(int8.token_codes(), tokenizer.token_codes())  # or two models would share a fingerprint
     # Which int8 products often round as float32 does; where they do not, the table corrects them.
     owned = np.array(int8._owned(int8.strings()))
     assert ((owned == np.arange(261, len(int8))) | (owned == -1)).all()

@@ -320,7 +320,7 @@ class FsqChunkCollator:
 
 class LanguageCollator:
     """Tokenizes texts for a language model: each row begins with `<bos>`, and every other token is a label; a passage that is the
-    last of its document ends with `<eos>`.
+    last of its document, and was not cut, ends with `<eos>`.
 
     At a rate, texts are read without tokens that span words, as those read them who score an answer apart from its context. Which
     texts follows from the seed, the epoch and the example's index as in [`EncodzallMaskingCollator`].
@@ -364,19 +364,20 @@ class LanguageCollator:
             ValueError: where an example has no text.
         """
         check_texts(examples)
-        cut = {"truncation": self.max_length is not None, "max_length": self.max_length, "add_special_tokens": False}
         apart = []
         for example in examples:
             generator = example_generator(self.seed, example.get("epoch", 0), example.get("index", self.collated))
             self.collated += 1
             apart.append(generator.random() < self.noise_rate(example.get("step", 0)))
         texts = [example["text"] for example in examples]
-        joined = self.tokenizer(texts, **cut)["input_ids"]
+        joined = self.tokens_of(texts, self.tokenizer)
         if any(apart):
-            split = self.tokenizer.without_spans()(texts, **cut)["input_ids"]
+            split = self.tokens_of(texts, self.tokenizer.without_spans())
             joined = [b if a else j for a, b, j in zip(apart, split, joined, strict=True)]
-        ends = [[self.tokenizer.eos_token_id] if example.get("ends_document") else [] for example in examples]
-        rows = [np.array([self.tokenizer.bos_token_id, *ids, *end]) for ids, end in zip(joined, ends, strict=True)]
+        rows = []
+        for example, (ids, whole) in zip(examples, joined, strict=True):
+            end = [self.tokenizer.eos_token_id] if whole and example.get("ends_document") else []
+            rows.append(np.array([self.tokenizer.bos_token_id, *ids, *end]))
         labels = pad_rows(rows, -100)
         labels[:, 0] = -100
         batch = {
@@ -387,3 +388,11 @@ class LanguageCollator:
         if self.token_bytes is not None:
             batch["chunk_bytes"] = self.token_bytes[batch["input_ids"]]
         return batch
+
+    def tokens_of(self, texts, tokenizer):
+        """The tokens of each text, as many as are kept, and whether they are the whole of it."""
+        found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        if self.max_length is None or max(map(len, found), default=0) <= self.max_length:
+            return [(ids, True) for ids in found]
+        cut = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=self.max_length)["input_ids"]
+        return [(kept, len(kept) == len(ids)) for kept, ids in zip(cut, found, strict=True)]

@@ -52,7 +52,7 @@ class FsqAutoencoderConfig(PreTrainedConfig):
         vocab_size (`int`, defaults to 261): tokens of the language model: bytes, special tokens and kept codes.
         hidden_size (`int`, defaults to 128), num_hidden_layers (`int`, defaults to 4), num_attention_heads (`int`, defaults
             to 4),
-            num_key_value_heads (`int`, *optional*), intermediate_size (`int`, defaults to 344),
+            num_key_value_heads (`int`, *optional*, by default as many), intermediate_size (`int`, defaults to 344),
             max_position_embeddings (`int`, defaults to 1024), rope_theta (`float`, defaults to 10000): of its Llama trunk.
         token_embedding_size (`int`, *optional*): of the table of tokens, where smaller than `hidden_size`.
         code_embeddings (`bool`, defaults to `True`): add a projection of its code to each token's embedding.
@@ -119,6 +119,8 @@ class FsqAutoencoderConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         # All classes, whichever of them is saved: the Hub's loader knows no other list.
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
         super().__post_init__(**kwargs)
 
     def validate_sizes(self):
@@ -126,7 +128,8 @@ class FsqAutoencoderConfig(PreTrainedConfig):
         check_sizes(self, ("max_chunk_length", "num_codes", "vq_dim", "byte_embedding_size", "encoder_hidden_size"))
         check_sizes(self, ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"))
         check_sizes(self, ("intermediate_size", "max_position_embeddings"))
-        optional = ("decoder_hidden_size", "vq_codes", "num_key_value_heads", "token_embedding_size")
+        check_sizes(self, ("num_key_value_heads",))
+        optional = ("decoder_hidden_size", "vq_codes", "token_embedding_size")
         check_sizes(self, [name for name in optional if getattr(self, name) is not None])
         check_positive(self, ("bound_temperature", "norm_eps", "initializer_range", "rope_theta"))
         check_not_negative(self, ("num_blocks", "num_frequencies", "length_loss_weight", "commitment_weight"))
@@ -148,7 +151,7 @@ class FsqAutoencoderConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of twice num_attention_heads {self.num_attention_heads}"
             )
-        if self.num_attention_heads % (self.num_key_value_heads or 1):
+        if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads {self.num_key_value_heads} must divide num_attention_heads {self.num_attention_heads}"
             )

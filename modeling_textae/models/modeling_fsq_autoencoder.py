@@ -7,6 +7,7 @@ transformers' Llama.
 """
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -539,6 +540,22 @@ def trunk_config(config):
     )
 
 
+def rounded(model):
+    """A copy of an autoencoder, in float32, whose weights are those that are stored; without gradients, in evaluation."""
+    again = deepcopy(model).to("cpu").float().eval().requires_grad_(False)
+    again.load_state_dict({name: tensor.float() for name, tensor in stored(model).items()}, strict=False)
+    return again
+
+
+def stored(model):
+    """What a tokenizer's file holds of an autoencoder: weights in bfloat16, and the statistics that its use needs."""
+    tensors = {name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in model.named_parameters()}
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] in ("mean", "variance", "codebook"):
+            tensors[name] = buffer.detach().to("cpu", torch.float32).contiguous()
+    return tensors
+
+
 class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
     """A Llama on the tokens of [`AutoEncoderTokenizer`], whose embeddings are a trained table plus a projection of each
     token's code.
@@ -588,6 +605,11 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             self.model.encoder.requires_grad_(False)
         if self.config.frozen == "autoencoder" or not spells:
             self.model.decoder.requires_grad_(False)
+
+    @property
+    def trains_autoencoder(self):
+        """Whether training reads chunks: to move the encoder, or to reconstruct."""
+        return self.to_codes is not None or any(p.requires_grad for p in self.model.encoder.parameters())
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -647,13 +669,19 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             tokenizer ([`AutoEncoderTokenizer`]).
 
         Raises:
-            ValueError: where its tokens or codes are not as many as the model's.
+            ValueError: where its tokens or codes are not as many as the model's, or its autoencoder, as it is stored, is another.
         """
         codes = torch.from_numpy(tokenizer.token_codes())
         if codes.shape != self.token_codes.shape:
             raise ValueError(
                 f"a tokenizer of {len(codes)} tokens with {codes.shape[1]} codes each does not fit a model of "
                 f"{len(self.token_codes)} with {self.token_codes.shape[1]}"
+            )
+        mine, theirs = stored(self.model), stored(tokenizer.autoencoder)
+        if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
+            raise ValueError(
+                "the tokenizer's autoencoder is not the model's: load both from one folder, or let "
+                "training.codes.export_again() make the tokenizer of an autoencoder that was trained further"
             )
         self.token_codes.copy_(codes)
         self.config.tokenizer_fingerprint = tokenizer.fingerprint
@@ -696,7 +724,7 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         else:
             # Only what has a code is encoded: padding is no chunk.
             chunks = chunk_bytes[has_code.flatten(2).any(-1)]
-            # In float32, as the tokenizer's: in bfloat16 many a chunk has another code.
+            # Not in autocast's precision: in bfloat16 many a chunk has another code than the tokenizer's.
             with torch.autocast(chunks.device.type, enabled=False):
                 found = self.model.quantized(chunks.where(chunks < NUM_BYTES, 0), (chunks < NUM_BYTES).sum(1))[0]
             codes = found.new_zeros(*indices.shape, found.shape[-1])
@@ -728,7 +756,8 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding.
             position_ids, past_key_values, use_cache: as of transformers' Llama.
             inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden_size)`, *optional*): instead of `input_ids`;
-                what the trunk reads, codes included.
+                what the trunk reads, as [`embeddings`] gives it: codes included, and not only the table's rows, which is why
+                PEFT's prompt methods do not serve.
             chunk_bytes (`torch.LongTensor` of shape `(batch, length, max_chunk_length)`, *optional*): each token's bytes, 256
                 beyond their end: codes are computed by the encoder. Needed, with labels, where `reconstruction_weight` is not 0.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokens, -100 where not asked; shifted here.
@@ -740,13 +769,22 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             [`FsqAutoencoderCausalLMOutput`].
 
         Raises:
-            ValueError: where neither or both of `input_ids` and `inputs_embeds` are given, or `chunk_bytes` are missing.
+            ValueError: where neither or both of `input_ids` and `inputs_embeds` are given, embeddings have another width, or
+                `chunk_bytes` are missing, or stand beside embeddings.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of them")
-        if labels is not None and self.to_codes is not None and chunk_bytes is None and self.training:
+        if inputs_embeds is not None and (
+            inputs_embeds.shape[-1] != self.config.hidden_size or chunk_bytes is not None
+        ):
             raise ValueError(
-                "reconstruction_weight needs chunk_bytes: LanguageCollator(..., with_bytes=True) gives them"
+                f"inputs_embeds of width {inputs_embeds.shape[-1]} are not what the trunk reads: accepted is what embeddings() "
+                f"gives, {self.config.hidden_size} wide, without chunk_bytes"
+            )
+        if labels is not None and chunk_bytes is None and self.training and self.trains_autoencoder:
+            raise ValueError(
+                "to train the autoencoder, or reconstruction, needs chunk_bytes: LanguageCollator(..., with_bytes=True) gives "
+                "them"
             )
         codes = None
         if inputs_embeds is None:
@@ -798,7 +836,9 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         wanted = chunk_bytes[:, 1:][asked]
         lengths = (wanted < NUM_BYTES).sum(1)
         real = wanted < NUM_BYTES
-        expected = torch.tanh(self.to_codes(states[:, :-1][asked])).view(len(wanted), *codes.shape[2:])
+        expected = self.to_codes(states[:, :-1][asked]).view(len(wanted), *codes.shape[2:])
+        if not self.config.vq_codes:
+            expected = torch.tanh(expected)  # as far as levels reach; a learned codebook has no such bounds
         loss = 0
         for source in (expected, codes[:, 1:][asked]):
             states, length_scores = self.model.decoder(source.to(self.dtype))

@@ -38,8 +38,12 @@ class StepStatistics(nn.Module):
             init.zeros_(getattr(self, f"pending_{name}"))
 
     def _apply(self, fn, recurse=True):
-        # Averages in half precision would not move.
-        return super()._apply(lambda tensor: fn(tensor).float() if tensor.is_floating_point() else fn(tensor), recurse)
+        # Averages in half precision would not move, and codes turn on more digits than it has: only devices change.
+        def moved(tensor):
+            found = fn(tensor)
+            return tensor.to(found.device) if tensor.is_floating_point() and not tensor.is_meta else found
+
+        return super()._apply(moved, recurse)
 
     def hand_on(self, parameter):
         """Apply the sums of the last step, if one has gone by since: if the parameter was moved."""

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from .byte_tokenizer import NUM_BYTES, ByteTokenizer
 from .chunks import MAX_CHUNK_LENGTH, SpanTrie, chunks_of, fewest_parts, parts_of_chunks
 from .configuration_fsq_autoencoder import FsqAutoencoderConfig
-from .modeling_fsq_autoencoder import FsqAutoencoderModel, chunk_matrix
+from .modeling_fsq_autoencoder import FsqAutoencoderModel, chunk_matrix, rounded, stored
 
 FILE = "tokenizer.safetensors"
 # A code is kept only where float32 on another machine would tell the same: numbers lie so far from the edge between two levels,
@@ -305,9 +305,10 @@ class AutoEncoderTokenizer(ByteTokenizer):
         return key
 
     @plain_float32()
-    def _codes(self, chunks):
-        """Codes of chunks by the encoder, shape `(n, num_codes)`, and whether each is far enough from any other."""
-        encoder, quantizer = self._encoder or self.autoencoder.encoder, self.autoencoder.quantizer
+    def _codes(self, chunks, encoder=None):
+        """Codes of chunks by the encoder, or by another in its place, shape `(n, num_codes)`, and whether each is far enough from
+        any other."""
+        encoder, quantizer = encoder or self.autoencoder.encoder, self.autoencoder.quantizer
         codes = np.zeros((len(chunks), self.autoencoder.config.num_codes), dtype=np.int32)
         safe = np.zeros(len(chunks), dtype=bool)
         for start in range(0, len(chunks), CHUNK_BATCH):
@@ -334,6 +335,8 @@ class AutoEncoderTokenizer(ByteTokenizer):
         """This tokenizer with `join_spans=False`, sharing its table and what it remembers."""
         apart = copy(self)
         apart.join_spans, apart.init_kwargs = False, self.init_kwargs | {"join_spans": False}
+        for name in ("_added_tokens_decoder", "_added_tokens_encoder", "_special_tokens_map", "_extra_special_tokens"):
+            setattr(apart, name, copy(getattr(self, name)))  # tokens that are added to one are not the other's
         return apart
 
     def strings(self):
@@ -422,7 +425,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         """The ids of chunks whose codes, by the encoder, are kept and decode to them; -1 for others."""
         if not len(self.kept):
             return [-1] * len(chunks)
-        keys = self._keys(self._codes(chunks)[0])
+        keys = self._keys(self._codes(chunks, self._encoder)[0])
         place = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self._sorted_keys) - 1)
         found = np.where(self._sorted_keys[place] == keys, self._order[place] + self.first_code, -1).tolist()
         # The table has the last word: a code that int8 products or another machine rounded otherwise spells something else.
@@ -484,19 +487,3 @@ class AutoEncoderTokenizer(ByteTokenizer):
                 for i in ids.tolist()
             ]
         )
-
-
-def rounded(model):
-    """A copy of an autoencoder, in float32, whose weights are those that are stored; without gradients, in evaluation."""
-    copy = deepcopy(model).to("cpu").float().eval().requires_grad_(False)
-    copy.load_state_dict({name: tensor.float() for name, tensor in stored(model).items()}, strict=False)
-    return copy
-
-
-def stored(model):
-    """What a tokenizer's file holds of an autoencoder: weights in bfloat16, and the statistics that its use needs."""
-    tensors = {name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in model.named_parameters()}
-    for name, buffer in model.named_buffers():
-        if name.rpartition(".")[2] in ("mean", "variance", "codebook"):
-            tensors[name] = buffer.detach().to("cpu", torch.float32).contiguous()
-    return tensors

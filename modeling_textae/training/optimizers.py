@@ -7,7 +7,7 @@ NAMES = ("adamw", "muon")
 
 
 def is_muon_matrix(name, module, parameter):
-    """Whether Muon trains a parameter of a module: the matrices of linear layers, but not output heads."""
+    """Whether Muon trains a parameter of a module: the matrices of linear layers, but of none named a head."""
     return isinstance(module, nn.Linear) and parameter.ndim == 2 and not name.endswith("head")
 
 

@@ -5,8 +5,8 @@ from transformers import TrainerCallback
 
 
 class StoredWeightsCallback(TrainerCallback):
-    """Passes run with weights rounded to bfloat16, while the optimizer moves the exact ones: what is stored is what was
-    trained.
+    """Training passes run with weights rounded to bfloat16, while the optimizer moves the exact ones, which checkpoints and
+    evaluations on the way have; the last are rounded in their place: what is stored is what was trained.
 
     Without it, codes of an autoencoder that was trained in float32 turn on digits that a file in bfloat16 has not; autocast,
     which rounds matrices on the way, does much the same. Source: Courbariaux et al. 2015, "BinaryConnect", section 2.3, which
@@ -32,3 +32,10 @@ class StoredWeightsCallback(TrainerCallback):
             if name in self.exact:
                 parameter.data.copy_(self.exact[name])
         self.exact = {}
+
+    @torch.no_grad()
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Round for good."""
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.copy_(parameter.data.bfloat16())
