@@ -497,7 +497,10 @@ def lm(arguments):
     )
     rows = result_rows(results)
     kept = {name: results[name] for name in ("results", "groups", "n-samples", "versions") if name in results}
-    return kept, table(rows, ["task", "metric", "value", "standard error"])
+    found = table(rows, ["task", "metric", "value", "standard error", "questions"])
+    if any(row["task"].startswith("cute") for row in rows):
+        found += "\n\nCUTE: likelihood of the answer after prompts of our own, not comparable with published figures."
+    return kept, found
 
 
 def report(arguments):

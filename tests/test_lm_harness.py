@@ -103,9 +103,22 @@ def test_loglikelihoods_are_plain_sums_and_those_of_the_stock_backend(checkpoint
 
 def test_a_likely_answer_is_greedy(checkpoint):
     model = HierarchicalAELM(checkpoint=checkpoint)
-    answer = model.model.generate_bytes(["To be"], max_new_bytes=5)[0].decode("latin-1")
-    if answer.isascii():
-        assert model.loglikelihood(requests("loglikelihood", [("To be", answer)]))[0][1]
+    with torch.no_grad():  # letters alone, so that what is written is text
+        model.model.model.autoencoder.expanders[0].head.bias[ord("a") : ord("z")] += 50.0
+    answer = model.model.generate_bytes(["To be"], max_new_bytes=5)[0].decode("ascii")
+    told = model.loglikelihood(requests("loglikelihood", [("To be", answer), ("To be", "Z" + answer[1:])]))
+    assert [greedy for _, greedy in told] == [True, False]
+
+
+def test_longer_texts_are_read_as_the_stock_backend_reads_them(checkpoint, tmp_path):
+    model = textae.AbstractinatorForCausalLM.from_pretrained(checkpoint, n_positions=64)
+    model.save_pretrained(tmp_path)
+    textae.AbstractinatorTokenizer().save_pretrained(tmp_path)
+    asked = requests("loglikelihood_rolling", [(" ".join(TEXTS * 3),)])
+    ours = HierarchicalAELM(checkpoint=str(tmp_path), batch_size=2)
+    stock = HFLM(pretrained=str(tmp_path), batch_size=2, device="cpu", dtype="float32")
+    assert ours.max_length == stock.max_length == 64
+    assert ours.loglikelihood_rolling(asked) == pytest.approx(stock.loglikelihood_rolling(asked), abs=1e-4)
 
 
 def test_rolling_loglikelihoods_sum_over_whole_texts(checkpoint):
@@ -116,10 +129,14 @@ def test_rolling_loglikelihoods_sum_over_whole_texts(checkpoint):
 
 def test_generation_stops_where_it_is_told(checkpoint):
     model = HierarchicalAELM(checkpoint=checkpoint, batch_size=2)
-    options = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
+    with torch.no_grad():
+        model.model.model.autoencoder.expanders[0].head.bias[ord("a") : ord("z")] += 50.0
+    expected = [answer.decode("ascii") for answer in model.model.generate_bytes(TEXTS, max_new_bytes=12)]
+    until = expected[0][5:7]
+    options = {"until": [until], "max_gen_toks": 12, "do_sample": False}
     found = model.generate_until(requests("generate_until", [(text, options) for text in TEXTS]))
-    expected = model.model.generate_bytes(TEXTS, max_new_bytes=12)
-    assert found == [answer.decode("utf-8", "replace").split("\n\n")[0] for answer in expected]
+    assert found == [answer.split(until)[0] for answer in expected]
+    assert len(found[0]) <= 5
 
 
 def test_every_task_runs_and_gives_the_stock_backend_s_numbers(checkpoint, data_dir):

@@ -183,8 +183,24 @@ def test_given_segments_are_kept_and_too_long_ones_refused():
     ids = torch.tensor([[BOS, *b"to be, or not"]])
     segments = torch.tensor([[0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4]])
     assert model(ids, segment_ids=segments).segment_lengths.tolist() == [[3, 4, 5, 1]]
-    with pytest.raises(ValueError, match="segment of 13 is too long: max_segment_lengths accepts up to 6"):
+    with pytest.raises(ValueError, match="a segment is too long: max_segment_lengths accepts up to 6"):
         model(ids, segment_ids=segments.clamp(max=1))
+
+
+@pytest.mark.parametrize("length", [5, 6])
+def test_a_given_last_segment_may_be_as_long_as_any(length):
+    model = build(abstractinator_config())
+    ids = some_ids(2, 7 + length + 8)
+    segments = (torch.arange(ids.shape[1]) >= 7).long() + (torch.arange(ids.shape[1]) >= 7 + length).long()
+    segments[0] = 0
+    given = 7 + length
+    segments = torch.stack([segments, segments])
+    with torch.no_grad():
+        output = model(ids[:, :given], segment_ids=segments[:, :given], use_cache=True)
+        for place in range(given, ids.shape[1]):
+            output = model(ids[:, place : place + 1], past_key_values=output.past_key_values)
+    assert output.logits.isfinite().all()
+    assert int(output.past_key_values.levels[0].held_count.max()) <= 6
 
 
 def test_training_holds_the_wanted_mean_length():
@@ -263,17 +279,59 @@ def test_what_is_neither_byte_nor_end_has_probability_zero(model):
     torch.testing.assert_close(shares.sum(-1), torch.ones(3, 40))
 
 
+def few_codes(model, number=3):
+    """Leave few codes possible, and all texts one code: what is left of the two-part code is large enough to be summed."""
+    model.code_transformer.head.bias.data[number:-1] = -1e4
+    for compressor in model.model.autoencoder.compressors:
+        compressor.quantizer.codebook[number:] = 1e3
+
+
 @pytest.mark.parametrize("name", ["codes", "two_levels"])
 def test_the_two_part_code_spends_at_least_what_the_strings_need(name):
     model = build(CONFIGS[name]())
-    ended, _ = all_strings(4)
+    with torch.no_grad():
+        only_four(model)
+        few_codes(model)
+        if name == "two_levels":
+            model.model.autoencoder.expanders[1].head.bias[3:-1] = -1e4
+    ended, _ = all_strings(5)
     total = 0.0
     for string in ended:
         codes, symbols = model.two_part_bits(torch.tensor([[BOS, *string]]))
         total += 2 ** -(codes + symbols).item()
-    assert 0 < total <= 1 + 1e-6
+    # Of each text the codes are known: what another code would leave to it is lost, as is all that is longer.
+    assert 1e-3 < total <= 1 + 1e-6
     with pytest.raises(ValueError, match="without its end"):
         model.two_part_bits(torch.tensor([[BOS, *b"ab"]]))
+
+
+def test_both_parts_of_the_two_part_code_are_probabilities():
+    """Of all code strings ended before a length and all of that length; and of all strings, told the same codes."""
+    model = build(CONFIGS["codes"]())
+    with torch.no_grad():
+        only_four(model)
+        few_codes(model)
+        vectors = model.model.autoencoder.compressors[-1].quantizer.codebook
+        head, total = model.code_transformer.head, 0.0
+        strings = [s for n in range(4) for s in itertools.product(range(3), repeat=n)]
+        for string in strings:
+            told = head(model.code_transformer(vectors[list(string)].view(1, -1, vectors.shape[1]))[0])[0]
+            shares = told.double().log_softmax(-1)
+            chosen = sum(shares[i, code] for i, code in enumerate(string))
+            total += (chosen + (shares[len(string), -1] if len(string) < 3 else 0.0)).exp().item()
+        assert total == pytest.approx(1, abs=1e-5)
+        total, (ended, whole) = 0.0, all_strings(3)
+        for string in ended + whole:
+            ids = torch.tensor([[BOS, *string]])
+            one_segment = torch.zeros_like(ids, dtype=torch.bool)
+            levels = model.model.autoencoder.analyse(ids, torch.tensor([ids.shape[1]]), one_segment)
+            if ids.shape[1] > 1:
+                levels[0].vectors = vectors[2].expand_as(levels[0].vectors)
+            told = model.model.autoencoder.reconstruction_states(0, levels[0])[0]
+            shares = model.model.autoencoder.expanders[0].head(told)[0].double().log_softmax(-1)
+            chosen = [256 if i == EOS else i for i in string]
+            total += shares[torch.arange(len(chosen)), torch.tensor(chosen)].sum().exp().item()
+        assert total == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["codes", "two_levels"])
@@ -342,6 +400,47 @@ def test_labels_beside_a_cache_are_refused(model):
         cache = model(some_ids(), use_cache=True).past_key_values
     with pytest.raises(ValueError, match="labels and segment_ids are of whole texts"):
         model(torch.tensor([[97]] * 3), past_key_values=cache, labels=torch.tensor([[97]] * 3))
+    for name in ("atention_mask", "position_ids"):
+        with pytest.raises(TypeError, match=f"reads no {name}"):
+            model(some_ids(), **{name: torch.ones(3, 40)})
+
+
+@pytest.mark.parametrize("given_bos", [True, False])
+def test_generation_goes_on_from_a_cache_with_all_that_it_has_not_read(model, given_bos):
+    ids = some_ids(2, 30)[:, 0 if given_bos else 1 :]
+    options = {"pad_token_id": PAD, "eos_token_id": None, "do_sample": False, "return_dict_in_generate": True}
+    first = model.generate(ids[:, :10], attention_mask=torch.ones_like(ids[:, :10]), max_new_tokens=4, **options)
+    more = torch.cat((first.sequences, ids[:, 10:21]), 1)
+    options |= {"max_new_tokens": 5, "attention_mask": torch.ones_like(more)}
+    expected = model.generate(more, **options).sequences
+    found = model.generate(more, past_key_values=first.past_key_values, **options)
+    assert torch.equal(found.sequences, expected)
+    with pytest.raises(ValueError, match="has read all of input_ids"):
+        model.generate(more[:, :5], past_key_values=found.past_key_values, **options)
+
+
+def test_generation_reads_given_segments():
+    model = build(abstractinator_config())
+    ids = some_ids(1, 13)
+    segments = torch.arange(13)[None] // 4
+    options = {"max_new_tokens": 1, "pad_token_id": PAD, "eos_token_id": None, "do_sample": False}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    told = model.generate(ids, segment_ids=segments, attention_mask=torch.ones_like(ids), **options).logits[0]
+    with torch.no_grad():
+        torch.testing.assert_close(told, model(ids, segment_ids=segments).logits[:, -1])
+        assert not torch.allclose(told, model(ids).logits[:, -1], atol=1e-3)
+
+
+def test_a_text_that_has_ended_runs_the_top_no_more():
+    model = build(CONFIGS["fixed"]())
+    ids = torch.tensor([[BOS, *b"to be"], [BOS, *b"or no"]])
+    with torch.no_grad():
+        cache = model(ids, use_cache=True).past_key_values
+        model(torch.tensor([[EOS], [97]]), past_key_values=cache)
+        seen = cache.top.seen.clone()
+        for _ in range(6):
+            model(torch.tensor([[PAD], [97]]), past_key_values=cache)
+    assert (cache.top.seen - seen).tolist() == [0, 2]
 
 
 def test_wrong_tokens_and_labels_are_refused(model):
@@ -502,6 +601,11 @@ def test_a_language_model_of_an_autoencoder_starts_from_its_weights(tmp_path):
     model(ids, labels=ids).loss.backward()
     moved = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {n for n, p in model.named_parameters() if "code_transformer" in n or "from_state" in n}
+    # Nothing is computed of which there is no gradient; and what somebody else has frozen stays so.
+    assert model(ids, labels=ids).reconstruction_loss is None
+    model.requires_grad_(False)
+    model.train()
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_a_frozen_entropy_model_cuts_as_before(tmp_path):
@@ -514,6 +618,7 @@ def test_a_frozen_entropy_model_cuts_as_before(tmp_path):
     for _ in range(3):
         output = model(ids, labels=ids)
         assert output.entropy_loss is None
+        assert output.commitment_loss is not None  # vectors still move, and stay near their codes
         output.loss.backward()
         optimizer.step()
     assert torch.equal(model.eval()(ids).segment_lengths, before)
@@ -571,8 +676,29 @@ def test_calibration_finds_the_limit_of_a_wanted_length(rule):
     assert lengths["bytes_per_segment"] == pytest.approx(reached, rel=0.05)
     with pytest.raises(ValueError, match="mean length of 7 is outside of the bounds 1 to 6"):
         model.calibrate_segmentation(texts, 7)
+    with pytest.raises(ValueError, match="nothing to calibrate on"):
+        model.calibrate_segmentation(["", ""], 3)
     with pytest.raises(TypeError, match="rule 'fixed' of level 0 has no limit"):
         build(CONFIGS["fixed"]()).calibrate_segmentation(texts, 3)
+    # Training begins where calibration has left off.
+    limit = model.model.autoencoder.compressors[0].limit
+    before = limit.limit.clone()
+    optimizer, ids = torch.optim.SGD(model.train().parameters(), lr=1e-6), some_ids()
+    model.calibrate_segmentation(texts, 2.5)
+    assert model.training
+    for _ in range(2):
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    highest = model.model.autoencoder.compressors[0].cut_scores_of(
+        model.model.autoencoder.analyse(ids, torch.full((3,), 40))[0].values
+    )
+    assert (limit.limit - before).abs() <= 0.2 * (highest.max() - highest.min())
+
+
+def test_a_checkpointed_pass_keeps_no_cache():
+    model = build(abstractinator_config()).train()
+    model.gradient_checkpointing_enable()
+    assert model(some_ids(), use_cache=True).past_key_values is None
 
 
 def test_batches_flip_no_cut(model):
@@ -588,22 +714,40 @@ def test_batches_flip_no_cut(model):
 def test_files_come_back_and_take_the_bits_that_are_reported(model, data):
     packed = model.compress(data, stream_length=300, batch_size=2)
     assert model.decompress(packed) == data
+    assert 8 * (len(packed) - HEADER.size) <= 1.01 * reported_bits(model, data, 300) + 64
+
+
+def reported_bits(model, data, stream_length):
+    """The bits of streams of a file by forward(), the end among what might come."""
     bits = 0.0
-    for start in range(0, len(data), 300):
-        ids = torch.tensor([[BOS, *data[start : start + 300]]])
+    for start in range(0, len(data), stream_length):
+        ids = torch.tensor([[BOS, *data[start : start + stream_length]]])
         with torch.no_grad():
-            told = model(ids).logits[0, :-1, :256].double().log_softmax(-1)
+            told = model(ids).logits[0, :-1].double().log_softmax(-1)
         bits -= told.gather(1, ids[0, 1:, None]).sum().item() / math.log(2)
-    assert 8 * (len(packed) - HEADER.size) <= 1.01 * bits + 64
+    return bits
+
+
+def test_a_file_takes_one_hundredth_more_than_the_reported_bits_at_most():
+    model = build(abstractinator_config())
+    data = bytes(torch.randint(97, 123, (10_000,)).tolist())
+    size, bits = 8 * len(model.compress(data, stream_length=500)), reported_bits(model, data, 500)
+    assert 0.98 * bits < size <= 1.01 * bits
 
 
 def test_files_of_others_are_refused(model):
     packed = model.compress(b"to be or not to be")
     with pytest.raises(ValueError, match="no file that compress"):
         model.decompress(b"PK" + packed)
-    for changed in (packed[:-1], packed[:-5] + bytes([packed[-5] ^ 255]) + packed[-4:]):
-        with pytest.raises(ValueError, match=r"cut short or changed|did not come out"):
-            model.decompress(changed)
+    for place in (-5, 5, 14, 18, 26, 30):  # of the body, the digest and every number
+        changed = bytearray(packed)
+        changed[place] ^= 255
+        with pytest.raises(ValueError, match=r"did not come out|header does not add up"):
+            model.decompress(bytes(changed))
+    with pytest.raises(ValueError, match="cut short or changed"):
+        model.decompress(packed[:-1])
+    with pytest.raises(ValueError, match="must both be 1 or above"):
+        model.compress(b"a", stream_length=0)
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
     with pytest.raises(ValueError, match="other weights"):

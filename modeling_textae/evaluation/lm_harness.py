@@ -13,7 +13,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -48,7 +48,8 @@ class HierarchicalAELM(HFLM):
         checkpoint (`str` or `PreTrainedModel`): folder or Hub name, or a model.
         pretrained (*optional*): another name of the same.
         tokenizer (*optional*): by default the checkpoint's.
-        max_length (`int`, defaults to 4096): bytes of context and continuation; what comes before is cut off.
+        max_length (`int`, *optional*, by default the configuration's `n_positions`): bytes of context and continuation; what
+            comes before is cut off.
         device (`str`, *optional*): by default a GPU where there is one.
         dtype (`str`, defaults to `"float32"`).
         use_accelerate (*optional*): today's lm-eval has no such argument; accepted, and said so.
@@ -63,7 +64,7 @@ class HierarchicalAELM(HFLM):
         checkpoint=None,
         pretrained=None,
         tokenizer=None,
-        max_length=4096,
+        max_length=None,
         device=None,
         dtype="float32",
         use_accelerate=None,
@@ -76,17 +77,16 @@ class HierarchicalAELM(HFLM):
             logger.warning(
                 "use_accelerate is no argument of lm-eval any more: several processes come from `accelerate launch`"
             )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = checkpoint
-        if isinstance(checkpoint, str):
-            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).to(device)
-            tokenizer = checkpoint if tokenizer is None else tokenizer
-        if isinstance(tokenizer, str):
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        if model.config.model_type != "abstractinator":
-            raise ValueError(f"hier_ae is for the Abstractinator, not for {model.config.model_type!r}: use --model hf")
+        config = AutoConfig.from_pretrained(checkpoint) if isinstance(checkpoint, str) else checkpoint.config
+        if config.model_type != "abstractinator":
+            raise ValueError(f"hier_ae is for the Abstractinator, not for {config.model_type!r}: use --model hf")
         super().__init__(
-            pretrained=model.eval(), tokenizer=tokenizer, max_length=int(max_length), device=device, **kwargs
+            pretrained=checkpoint if isinstance(checkpoint, str) else checkpoint.eval(),
+            tokenizer=tokenizer,
+            max_length=config.n_positions if max_length is None else int(max_length),
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            dtype=dtype,
+            **kwargs,
         )
 
 
@@ -196,7 +196,7 @@ def evaluate(model, model_args, tasks, data_dir=None, **kwargs):
 
 
 def result_rows(results):
-    """lm-eval's results as rows of a table: task, metric, value and its standard error.
+    """lm-eval's results as rows of a table: task, metric, value, its standard error, and of how many questions.
 
     Args:
         results (`dict`): what [`evaluate`] returns.
@@ -204,7 +204,7 @@ def result_rows(results):
     Returns:
         `list[dict]`.
     """
-    rows = []
+    rows, counts = [], results.get("n-samples", {})
     for task, figures in sorted((results["results"] | results.get("groups", {})).items()):
         for key, value in figures.items():
             metric, _, kind = key.partition(",")
@@ -212,5 +212,7 @@ def result_rows(results):
                 continue
             error = figures.get(f"{metric}_stderr,{kind}")
             error = error if isinstance(error, (int, float)) else None
-            rows.append({"task": task, "metric": metric, "value": float(value), "standard error": error})
+            count = counts.get(task, {}).get("effective")
+            row = {"task": task, "metric": metric, "value": float(value), "standard error": error, "questions": count}
+            rows.append(row)
     return rows

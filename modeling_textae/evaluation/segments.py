@@ -90,6 +90,29 @@ def flipped_cuts(model, tokenizer, passages, batch_size=16):
     return flipped / max(size, 1) * 1e6
 
 
+@torch.no_grad()
+def two_part_figures(model, tokenizer, passages, batch_size=16):
+    """Bits a byte of the two-part code.
+
+    Args:
+        model ([`AbstractinatorForCausalLM`]): with a code model and a way to reconstruct; tokenizer, passages, batch_size: as of
+            [`segment_figures`].
+
+    Returns:
+        `dict`: `code_bits`, of the top codes and their end under the trained code model, and `symbol_bits`, of what is below,
+        told these.
+    """
+    bits, size = torch.zeros(2, dtype=torch.double), 0
+    for _, batch in batches(passages, batch_size, "scoring"):
+        ids, mask = rows_after_start(tokenizer, batch, model.device)
+        ids, mask = (torch.nn.functional.pad(part, (0, 1)) for part in (ids, mask))
+        ends = mask.sum(1, keepdim=True)
+        ids, mask = ids.scatter(1, ends, tokenizer.eos_token_id), mask.scatter(1, ends, 1)
+        bits += torch.stack([part.sum().double().cpu() for part in model.two_part_bits(ids, mask)])
+        size += sum(len(passage.encode("utf-8")) for passage in batch)
+    return {"code_bits": float(bits[0]) / max(size, 1), "symbol_bits": float(bits[1]) / max(size, 1)}
+
+
 def run_report(model, tokenizer, passages):
     """What a training run reports of its model on held-out passages.
 
@@ -106,6 +129,8 @@ def run_report(model, tokenizer, passages):
         lines.append(f"bits per byte: {figure(figures['bits_per_byte'])}")
     figures |= segment_figures(model, tokenizer, passages)
     lines.append(f"bytes in a top segment: {figure(figures['bytes_per_segment'])}")
+    figures["flipped_cuts"] = flipped_cuts(model, tokenizer, passages)
+    lines.append(f"cuts that a batch flips in a million bytes: {figure(figures['flipped_cuts'])}")
     if "codes_used" in figures:
         lines.append(
             f"codes used: {figure(figures['codes_used'])} of {figures['codebook_size']}, perplexity "
@@ -114,4 +139,10 @@ def run_report(model, tokenizer, passages):
     if model.base_model.reconstructs:
         figures |= given_back(model.base_model, tokenizer, passages)
         lines.append(f"bytes right out of codes alone: {figure(figures['bytes_right'])}")
+    if model.base_model.reconstructs and getattr(model, "code_transformer", None) and model.config.code_weight:
+        figures |= two_part_figures(model, tokenizer, passages)
+        lines.append(
+            f"two-part code, bits a byte: {figure(figures['code_bits'])} of codes under the code model, "
+            f"{figure(figures['symbol_bits'])} of bytes told these"
+        )
     return figures, lines

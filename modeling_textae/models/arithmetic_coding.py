@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from .byte_tokenizer import NUM_BYTES
 
 MAGIC = b"TXAE"
-HEADER = struct.Struct("<4s8sQIII")  # magic, model, bytes, check sum, bytes of a stream, streams at once
+# Magic, model, bytes, their check sum, bytes of a stream, streams at once; and the check sum of what comes before it.
+HEADER, CHECKED = struct.Struct("<4s8sQIIII"), struct.Struct("<4s8sQIII").size
 WORD = np.dtype("<u4")
 
 
@@ -71,7 +72,7 @@ class SteppedBytes:
 
 
 @torch.no_grad()
-def compress(model, data, stream_length=4096, batch_size=256):
+def compress(model, data, stream_length=None, batch_size=256):
     """Bytes to fewer bytes.
 
     The file is cut into streams, each of which begins without context and which are coded side by side. What comes out can be
@@ -80,17 +81,20 @@ def compress(model, data, stream_length=4096, batch_size=256):
 
     Args:
         model ([`AbstractinatorForCausalLM`]): in evaluation mode.
-        data (`bytes`), stream_length (`int`, defaults to 4096): bytes in a stream; batch_size (`int`, defaults to 256): streams
-            side by side.
+        data (`bytes`), stream_length (`int`, *optional*, by default the configuration's `n_positions`): bytes in a stream;
+            batch_size (`int`, defaults to 256): streams side by side.
 
     Returns:
         `bytes`.
 
     Raises:
-        ValueError: for a model in training mode. ImportError: without the constriction library.
+        ValueError: for a model in training mode, or sizes below 1. ImportError: without the constriction library.
     """
     queue, family = coder()
     check_mode(model)
+    stream_length = model.config.n_positions if stream_length is None else stream_length
+    if min(stream_length, batch_size) < 1:
+        raise ValueError(f"stream_length {stream_length} and batch_size {batch_size} must both be 1 or above")
     encoder, source = queue.RangeEncoder(), np.frombuffer(data, dtype=np.uint8)
     for streams in batched(streams_of(len(data), stream_length), batch_size, "compressing"):
         stepped = SteppedBytes(model, len(streams))
@@ -100,8 +104,8 @@ def compress(model, data, stream_length=4096, batch_size=256):
             encoder.encode(symbols[real].astype(np.int32), family, stepped.probabilities()[real])
             stepped.feed(np.where(real, symbols, 0))
     words = encoder.get_compressed().astype(WORD)
-    header = HEADER.pack(MAGIC, weights_digest(model), len(data), zlib.crc32(data), stream_length, batch_size)
-    return header + words.tobytes()
+    fields = MAGIC, weights_digest(model), len(data), zlib.crc32(data), stream_length, batch_size
+    return HEADER.pack(*fields, zlib.crc32(HEADER.pack(*fields, 0)[:CHECKED])) + words.tobytes()
 
 
 @torch.no_grad()
@@ -121,13 +125,15 @@ def decompress(model, packed):
     check_mode(model)
     if len(packed) < HEADER.size or packed[:4] != MAGIC:
         raise ValueError("this is no file that compress() made: it does not begin with its mark")
-    _, digest, size, check_sum, stream_length, batch_size = HEADER.unpack(packed[: HEADER.size])
+    _, digest, size, check_sum, stream_length, batch_size, of_header = HEADER.unpack(packed[: HEADER.size])
+    if zlib.crc32(packed[:CHECKED]) != of_header:
+        raise ValueError("this file was changed: its header does not add up")
     if digest != weights_digest(model):
         raise ValueError(
             "this file was compressed with other weights, or in another precision: load those that made it"
         )
     body = packed[HEADER.size :]
-    if len(body) % WORD.itemsize or not stream_length or not batch_size:
+    if len(body) % WORD.itemsize:
         raise ValueError("this file was cut short or changed")
     decoder = queue.RangeDecoder(np.frombuffer(body, dtype=WORD).astype(np.uint32))
     found = np.zeros(size, dtype=np.uint8)

@@ -73,6 +73,7 @@ class AbstractinatorConfig(PreTrainedConfig):
             8),
             intermediate_size (`int`, defaults to 1376), max_position_embeddings (`int`, defaults to 2048): of the transformer
             over the top segments.
+        n_positions (`int`, defaults to 4096): bytes that evaluation and compression give it at once, lm-eval's name for it.
         rope_theta (`float`, defaults to 10000): of rotary positions everywhere.
         norm_eps (`float`, defaults to 1e-5): of all norms.
         entropy_weight (`float`, defaults to 0.2): of the loss of each trunk's own next symbol, whose entropies cut; a byte.
@@ -101,7 +102,8 @@ class AbstractinatorConfig(PreTrainedConfig):
     model_type = "abstractinator"
     keys_to_ignore_at_inference = [
         "latents", "codes", "segment_lengths", "last_hidden_state", "past_key_values", "language_loss", "entropy_loss",
-        "commitment_loss", "reconstruction_loss", "length_loss", "code_loss", "byte_accuracy", "code_use", "segment_length",
+        "commitment_loss", "reconstruction_loss", "length_loss", "code_loss", "byte_accuracy", "code_use", "code_restarts",
+        "segment_length",
     ]  # fmt: skip
 
     level_sizes: list[int] = field(default_factory=lambda: [256])
@@ -128,6 +130,7 @@ class AbstractinatorConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     intermediate_size: int = 1376
     max_position_embeddings: int = 2048
+    n_positions: int = 4096
     rope_theta: float | int = 10000.0
     norm_eps: float = 1e-5
     entropy_weight: float | int = 0.2
@@ -151,6 +154,7 @@ class AbstractinatorConfig(PreTrainedConfig):
         """Refuse sizes that no model can have; called by the base class with its other validations."""
         check_sizes(self, ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"))
         check_sizes(self, ("max_position_embeddings", "codebook_dim", "ngram_buckets", "ngram_embedding_size"))
+        check_sizes(self, ("n_positions",))
         check_positive(self, ("norm_eps", "initializer_range", "rope_theta"))
         check_not_negative(self, ("entropy_weight", "reconstruction_weight", "code_weight", "commitment_weight"))
         check_not_negative(self, ("threshold_margin",))

@@ -82,26 +82,30 @@ class TopRows(Rows):
 
 
 class TopCache(Cache):
-    """Rows of the transformer's cache as transformers' attention writes and reads them: each row's new place is its own.
+    """Some rows of the transformer's cache as transformers' attention writes and reads them: each row's new place is its own.
 
     Args:
-        rows ([`TopRows`]): of the rows that are run, with room for one more.
+        rows ([`TopRows`]): with room for one more place.
+        where (`torch.LongTensor` of shape `(n,)`): the rows that are run, rising.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows, where):
         super().__init__(layers=[])
-        self.rows = rows
+        self.rows, self.where, self.seen = rows, where, rows.seen[where]
+        self.length = int(self.seen.max()) + 1
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        """Write one place of each row; return all keys and values."""
-        layer, row = self.rows.layers[layer_idx], torch.arange(len(key_states), device=key_states.device)
-        layer.keys[row, :, self.rows.seen] = key_states[:, :, 0].to(layer.keys.dtype)
-        layer.values[row, :, self.rows.seen] = value_states[:, :, 0].to(layer.values.dtype)
-        return layer.keys, layer.values
+        """Write one place of each row; return all keys and values of these rows."""
+        layer, found = self.rows.layers[layer_idx], []
+        for kept, new in ((layer.keys, key_states), (layer.values, value_states)):
+            kept[self.where, :, self.seen] = new[:, :, 0].to(kept.dtype)
+            mine = kept if len(self.where) == len(kept) else kept[self.where]
+            found.append(mine[:, :, : self.length])
+        return tuple(found)
 
     def get_seq_length(self, layer_idx=0):
         """Places that are taken, at most."""
-        return int(self.rows.seen.max())
+        return self.length - 1
 
 
 class HierarchicalCache(Cache):
@@ -110,11 +114,12 @@ class HierarchicalCache(Cache):
 
     Args:
         levels (`list[LevelRows]`): the bytes' first; top ([`TopRows`]).
+        read (`int`): columns of `input_ids`, padding included, that it has read.
     """
 
-    def __init__(self, levels, top):
+    def __init__(self, levels, top, read):
         super().__init__(layers=[])
-        self.levels, self.top = levels, top
+        self.levels, self.top, self.read = levels, top, read
 
     def get_seq_length(self, layer_idx=0):
         """Tokens of the longest row, the start included."""

@@ -29,6 +29,7 @@ from .quantization import StepStatistics
 from .segmentation import SCORE_RANGE, bounded_cuts
 
 END = NUM_BYTES  # the number of the end of a text among what is predicted
+UNREAD = ("output_attentions", "output_hidden_states", "cache_position")  # what transformers hands to every model
 IMPOSSIBLE = -1e4  # a score whose probability is 0 in every precision, and yet finite
 
 
@@ -47,10 +48,12 @@ class AbstractinatorOutput(AutoencoderOutput):
         commitment_loss (`torch.FloatTensor` of shape `()`): weighted distance to the codes, a byte, detached.
         byte_accuracy (`torch.FloatTensor` of shape `()`): share of the labels that score best.
         code_use (`torch.FloatTensor` of shape `()`): distinct top codes over top segments in this batch.
+        code_restarts (`torch.LongTensor` of shape `()`): how often, so far, a top code that nothing used has started anew.
         segment_length (`torch.FloatTensor` of shape `()`): mean bytes in a segment of the top.
         logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`,
-            told the code of its segment.
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, length, level_sizes[0])`): what these scores are made of.
+            told the code of its segment; not while training with labels, where nothing reads them.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, length, level_sizes[0])`): what these scores are made of,
+            likewise.
         latents (`torch.FloatTensor` of shape `(batch, segments, code_size)`): the top vectors or codes, 0 beyond a text's last.
         codes (`torch.LongTensor` of shape `(batch, segments)`): numbers of the top codes, -1 beyond the last; where there are
             codes.
@@ -64,6 +67,7 @@ class AbstractinatorOutput(AutoencoderOutput):
     commitment_loss: torch.FloatTensor | None = None
     byte_accuracy: torch.FloatTensor | None = None
     code_use: torch.FloatTensor | None = None
+    code_restarts: torch.LongTensor | None = None
     segment_length: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
     codes: torch.LongTensor | None = None
@@ -79,7 +83,7 @@ class AbstractinatorCausalLMOutput(AbstractinatorOutput):
         code_loss (`torch.FloatTensor` of shape `()`): weighted cross-entropy of the next top code, or end, a byte, detached;
             where it has a weight.
         logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`,
-            from tokens up to `t` alone; what is neither a byte nor the end has probability 0.
+            from tokens up to `t` alone; what is neither a byte nor the end has probability 0. Not while training with labels.
         past_key_values ([`HierarchicalCache`]): of all levels.
     """
 
@@ -115,20 +119,23 @@ class CodeSequenceTransformer(nn.Module):
         """[`TopRows`] of transformers' cache, of which the first `seen` places are each row's own, shape `(batch,)`."""
         return TopRows(seen.clone(), [LayerRows(layer.keys, layer.values) for layer in cache.layers])
 
-    def step(self, vectors, rows):
-        """One more segment of each row, shape `(n, code_size)`, to the state after it, shape `(n, hidden_size)`."""
+    def step(self, vectors, rows, where=None):
+        """One more segment of some rows, shape `(n, code_size)`, to the state after it, shape `(n, hidden_size)`; which rows,
+        rising, `where` says, shape `(n,)`, by default all."""
+        rows.make_room()
+        cache = TopCache(rows, torch.arange(len(rows.seen), device=vectors.device) if where is None else where)
         embeds = self.proj(vectors.to(self.proj.weight.dtype))[:, None]
-        place = torch.arange(rows.layers[0].keys.shape[2], device=vectors.device)
-        hidden = (place > rows.seen[:, None])[:, None, None]
+        place = torch.arange(cache.length, device=vectors.device)
+        hidden = (place > cache.seen[:, None])[:, None, None]
         mask = torch.zeros(hidden.shape, dtype=embeds.dtype, device=embeds.device)
         outputs = self.trunk(
             inputs_embeds=embeds,
             attention_mask=mask.masked_fill(hidden, torch.finfo(embeds.dtype).min),
-            position_ids=rows.seen[:, None],
-            past_key_values=TopCache(rows),
+            position_ids=cache.seen[:, None],
+            past_key_values=cache,
             use_cache=True,
         )
-        rows.seen += 1
+        rows.seen[cache.where] += 1
         return outputs.last_hidden_state[:, 0]
 
 
@@ -176,9 +183,6 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
     _no_split_modules = ["LocalLayer", "LlamaDecoderLayer"]
     _keep_in_fp32_modules_strict = ["quantizer", "limit"]
     _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -260,7 +264,7 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
     @torch.no_grad()
     def calibrate_segmentation(self, texts, target_length, level=0, batch_size=16, steps=30):
         """Set the limit of a level's entropies so that its segments have a wanted mean length, bounds on their lengths counted
-        in.
+        in. Training goes on from there towards `target_segment_lengths`.
 
         Args:
             texts (`list[str]`).
@@ -272,7 +276,7 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
             `float`: the mean length that the limit gives on these texts.
 
         Raises:
-            TypeError: where the level's rule has no limit. ValueError: for a length that its bounds exclude.
+            TypeError: where the level's rule has no limit. ValueError: for a length that its bounds exclude, or no text.
         """
         stack = self.base_model.autoencoder
         compressor = stack.compressors[level]
@@ -282,8 +286,10 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
             raise ValueError(
                 f"a mean length of {target_length} is outside of the bounds {compressor.shortest} to {compressor.longest}"
             )
+        if not any(texts):
+            raise ValueError("without text there is nothing to calibrate on")
+        training, found = self.training, []
         self.eval()
-        found = []
         for start in range(0, len(texts), batch_size):
             rows = [text.encode("utf-8") for text in texts[start : start + batch_size]]
             ids, mask = padded_prompts(rows, self.config.bos_token_id, self.config.pad_token_id, self.device)
@@ -306,7 +312,8 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
                 for scores, real in found
             )
             low, high = (limit, high) if total < target_length * cuts else (low, limit)
-        compressor.limit.limit.fill_(limit)
+        compressor.limit.set(limit)
+        self.train(training)
         return total / max(cuts, 1)
 
     def byte_logits(self, scores):
@@ -323,11 +330,14 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
         return following.masked_fill(following == self.config.eos_token_id, END)
 
 
-def asked_segments(levels, labels):
-    """For each level, which of its segments have a label at their end, shape `(batch, segments)`."""
+def asked_segments(levels, labels, eos):
+    """For each level, which of its segments have a label at their end, shape `(batch, segments)`; not a text's last, which may
+    have been cut short, unless the text has its end."""
     asked, found = labels != -100, []
+    ended = (labels == eos).any(1, keepdim=True)
     for level in levels:
-        asked = asked.gather(1, level.ends) & level.real_segments
+        last = torch.arange(level.ends.shape[1], device=labels.device) == level.counts[:, None] - 1
+        asked = asked.gather(1, level.ends) & level.real_segments & (ended | ~last)
         found.append(asked)
         asked = nn.functional.pad(asked, (1, 0))
     return found
@@ -385,6 +395,7 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
         Raises:
             ValueError: for ids that are no token, labels that are never predicted, or segments that are too long.
         """
+        refuse_unread(kwargs)
         arranged = self.arranged(input_ids, attention_mask, labels, segment_ids)
         levels = self.autoencoder.analyse(arranged.ids, arranged.lengths, arranged.cuts)
         states, _ = self.autoencoder.reconstruction_states(0, levels[0])
@@ -397,10 +408,13 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
             parts |= self.compression_losses(levels, arranged.labels, num_items_in_batch)
             losses = {"loss": sum(parts.values()), **{name: part.detach() for name, part in parts.items()}}
             losses |= self.figures(levels, scores, self.next_symbols(arranged.labels))
+        told = {}
+        if labels is None or not self.training:
+            told["logits"] = self.byte_logits(at(scores, arranged.places))
+            told["last_hidden_state"] = at(states, arranged.places)
         return AbstractinatorOutput(
             **losses,
-            logits=self.byte_logits(at(scores, arranged.places)),
-            last_hidden_state=at(states, arranged.places),
+            **told,
             latents=levels[-1].vectors,
             codes=levels[-1].codes,
             segment_lengths=levels[-1].segment_lengths,
@@ -418,7 +432,7 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
         """
         reconstruction = label_cross_entropy(scores, self.next_symbols(labels), num_items_in_batch)
         ended = (labels == self.config.eos_token_id).any(1, keepdim=True)
-        asked, lengths = asked_segments(levels, labels), 0
+        asked, lengths = asked_segments(levels, labels, self.config.eos_token_id), 0
         for number, level in enumerate(levels):
             expander = self.autoencoder.expanders[number]
             if number:
@@ -435,7 +449,8 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
 
     def compression_losses(self, levels, labels, num_items_in_batch):
         """The losses of trunks and codes, weighted; arguments and result as of [`reconstruction_losses`]."""
-        config, asked, entropy, commitment = self.config, asked_segments(levels, labels), [], []
+        config, entropy, commitment = self.config, [], []
+        asked = asked_segments(levels, labels, config.eos_token_id)
         for number, level in enumerate(levels):
             if level.scores is not None:
                 below = number - 1
@@ -457,6 +472,7 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
         if levels[-1].codes is not None:
             codes = levels[-1].codes[levels[-1].real_segments]
             figures["code_use"] = torch.tensor(len(codes.unique()) / max(len(codes), 1), device=codes.device)
+            figures["code_restarts"] = self.autoencoder.compressors[-1].quantizer.restarts.clone()
         figures["segment_length"] = (levels[0].lengths - 1).sum() / levels[-1].counts.sum().clamp(min=1)
         return figures
 
@@ -608,9 +624,9 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
         """Take the gradient from what `frozen` names."""
         stack, frozen = self.model.autoencoder, self.config.frozen
         if frozen == "autoencoder":
-            stack.requires_grad_(False)
-            for expander in stack.expanders:
-                expander.from_state.requires_grad_(True)
+            for name, parameter in stack.named_parameters():
+                if ".from_state." not in name:
+                    parameter.requires_grad_(False)
         elif frozen == "entropy":
             stack.embed.requires_grad_(False)
             for compressor in stack.compressors:
@@ -654,7 +670,8 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding; unread beside a cache,
                 whose new tokens are all real.
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): numbers of the first level's segments,
-                rising; by default the rule decides.
+                rising; by default the rule decides. The likelihood is one only where whether a segment ends turns on its bytes
+                and those before: segments that begin with a space tell of it before it is read.
             past_key_values ([`HierarchicalCache`], *optional*): of the tokens before.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokens, -100 where not asked; shifted here.
             use_cache (`bool`, *optional*): by default outside of training.
@@ -673,28 +690,29 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
             if labels is not None or segment_ids is not None:
                 raise ValueError("labels and segment_ids are of whole texts: give them without past_key_values")
             return self.continued(input_ids, past_key_values, logits_to_keep)
+        refuse_unread(kwargs)
         use_cache = not self.training and labels is None if use_cache is None else use_cache
+        use_cache = use_cache and not (self.training and self.is_gradient_checkpointing)
         stack, arranged = self.model.autoencoder, self.arranged(input_ids, attention_mask, labels, segment_ids)
         levels = stack.analyse(arranged.ids, arranged.lengths, arranged.cuts)
         above, top = self.code_transformer(levels[-1].vectors, use_cache)
         states, all_above, all_kept = stack.predicted(levels, above)
-        losses = {}
+        losses, told = {}, {}
         if labels is not None:
             scores = stack.expanders[0].head(states)
             losses = self.losses(levels, scores, above, arranged.labels, num_items_in_batch)
-            logits = at(scores, arranged.places)
-            states = at(states, arranged.places)
-        else:
-            states = at(states, kept_places(arranged.places, logits_to_keep))
-            logits = stack.expanders[0].head(states)
+        if labels is None or not self.training:
+            states = at(states, kept_places(arranged.places, logits_to_keep if labels is None else 0))
+            told = {"logits": self.byte_logits(stack.expanders[0].head(states)), "last_hidden_state": states}
         return AbstractinatorCausalLMOutput(
             **losses,
-            logits=self.byte_logits(logits),
-            last_hidden_state=states,
+            **told,
             latents=levels[-1].vectors,
             codes=levels[-1].codes,
             segment_lengths=levels[-1].segment_lengths,
-            past_key_values=self.cache(levels, all_above, all_kept, top, arranged.ids) if use_cache else None,
+            past_key_values=self.cache(levels, all_above, all_kept, top, arranged.ids, input_ids.shape[1])
+            if use_cache
+            else None,
         )
 
     def losses(self, levels, scores, above, labels, num_items_in_batch):
@@ -703,9 +721,11 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
         if num_items_in_batch is None:
             num_items_in_batch = (wanted != -100).sum()
         parts = {"language_loss": label_cross_entropy(scores, wanted, num_items_in_batch)}
-        if config.frozen == "nothing":
+        if config.frozen != "autoencoder":
             parts |= self.model.compression_losses(levels, labels, num_items_in_batch)
-        if config.reconstruction_weight:
+        if config.frozen == "entropy":
+            parts.pop("entropy_loss", None)
+        if config.reconstruction_weight and config.frozen != "autoencoder":
             told = self.model.autoencoder.expanders[0].head(
                 self.model.autoencoder.reconstruction_states(0, levels[0])[0]
             )
@@ -722,25 +742,26 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
     def next_top_codes(self, levels, labels):
         """What the transformer is asked for after each top segment, shape `(batch, 1 + segments)`: the next code, the end
         after a text's last; -100 for none, as for a segment that the passage's end has cut short."""
-        asked, top = asked_segments(levels, labels)[-1], levels[-1]
+        asked = asked_segments(levels, labels, self.config.eos_token_id)[-1]
         ended = (labels == self.config.eos_token_id).any(1, keepdim=True)
-        last = torch.arange(asked.shape[1], device=asked.device) == top.counts[:, None] - 1
-        return next_codes(top, asked & (ended | ~last), ended, self.config.codebook_sizes[-1])
+        return next_codes(levels[-1], asked, ended, self.config.codebook_sizes[-1])
 
     # Generation
 
-    def cache(self, levels, all_above, all_kept, top, ids):
-        """The [`HierarchicalCache`] after a pass over whole texts, as [`HierarchicalAutoencoder.predicted`] describes it."""
+    def cache(self, levels, all_above, all_kept, top, ids, read):
+        """The [`HierarchicalCache`] after a pass over whole texts of so many columns, as [`HierarchicalAutoencoder.predicted`]
+        describes it."""
         stack, lengths, rows = self.model.autoencoder, levels[0].lengths, []
         for number, level in enumerate(levels):
             told = stack.expanders[number].from_state(all_above[number])
             rows.append(stack.rows(number, level, lengths, told, all_kept[number], ids))
             lengths = level.completed.gather(1, lengths[:, None] - 1)[:, 0] + 1
-        return HierarchicalCache(rows, self.code_transformer.rows(top, lengths))
+        return HierarchicalCache(rows, self.code_transformer.rows(top, lengths), read)
 
     def continued(self, input_ids, cache, logits_to_keep=0):
         """One token of each row after the other, shape `(batch, n)`, after a cache, which moves on."""
         stack, found = self.model.autoencoder, []
+        cache.read += input_ids.shape[1]
         for ids in input_ids.T:
             rows = cache.levels[0]
             found.append(self.step(0, rows, stack.embedded(0, rows, ids), ids, cache))
@@ -771,19 +792,19 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
                 above = self.step(number + 1, upper, stack.above(number + 1, vectors), symbols, cache, where)
                 cache.levels[number + 1].put(where, upper)
             else:
-                cache.top.make_room()
-                upper = cache.top.select(where)
-                above = self.code_transformer.step(vectors, upper)
-                cache.top.put(where, upper)
+                above = self.code_transformer.step(vectors, cache.top, where)
             rows.condition[ended] = expander.from_state(above).to(rows.condition.dtype)
         return stack.expanded(number, rows, states, rows.condition)
 
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, **kwargs):
-        """The last token beside a cache, else all."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": kwargs.get("use_cache")}
-        if past_key_values is not None:
-            inputs |= {"input_ids": input_ids[:, -1:], "past_key_values": past_key_values}
-        return inputs | {"logits_to_keep": 1}
+        """What the cache has not read yet; without one, all."""
+        inputs = {"attention_mask": attention_mask, "use_cache": kwargs.get("use_cache"), "logits_to_keep": 1}
+        if past_key_values is None:
+            return inputs | {"input_ids": input_ids, "segment_ids": kwargs.get("segment_ids")}
+        unread = input_ids[:, past_key_values.read :]
+        if not unread.shape[1]:
+            raise ValueError("the cache has read all of input_ids already: give at least one token more")
+        return inputs | {"input_ids": unread, "past_key_values": past_key_values}
 
     def _reorder_cache(self, past_key_values, beam_idx):
         past_key_values.reorder_cache(beam_idx)
@@ -846,14 +867,13 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
             if int(code) == config.codebook_sizes[-1]:
                 break
             codes = torch.cat((codes, code[:, None]), 1)
-            rows.make_room()
             state = self.code_transformer.step(quantizer.indices_to_codes(code), rows)
         row = self.model.decode(codes)[0].tolist()[spelled : spelled + max_new_bytes]
         return bytes_before_end(row, config.eos_token_id)
 
     # Bits
 
-    def compress(self, data, stream_length=4096, batch_size=256):
+    def compress(self, data, stream_length=None, batch_size=256):
         """Bytes to fewer bytes, as many as the likelihood says; as of [`arithmetic_coding.compress`]."""
         return compress_bytes(self, data, stream_length, batch_size)
 
@@ -890,12 +910,20 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
         above, _ = self.code_transformer(levels[-1].vectors)
         code_bits = bits_of(self.code_transformer.head(above), self.next_top_codes(levels, labels))
         told = stack.expanders[0].head(stack.reconstruction_states(0, levels[0])[0])
-        symbol_bits, asked = bits_of(told, self.next_symbols(labels)), asked_segments(levels, labels)
+        symbol_bits = bits_of(told, self.next_symbols(labels))
+        asked = asked_segments(levels, labels, self.config.eos_token_id)
         for number in range(1, len(levels)):
             states, _ = stack.reconstruction_states(number, levels[number])
             targets = next_codes(levels[number - 1], asked[number - 1], ended, self.config.codebook_sizes[number - 1])
             symbol_bits = symbol_bits + bits_of(stack.expanders[number].head(states), targets)
         return code_bits, symbol_bits
+
+
+def refuse_unread(arguments):
+    """Raise `TypeError` for arguments of `forward` that it does not read."""
+    unread = [name for name, value in arguments.items() if value is not None and name not in UNREAD]
+    if unread:
+        raise TypeError(f"forward() reads no {unread[0]}")
 
 
 def kept_places(values, logits_to_keep):

@@ -186,6 +186,7 @@ class VectorQuantizer(StepStatistics):
         self.register_buffer("averages", torch.empty(num_codes, dim))
         self.register_buffer("recent", torch.empty(num_recent, dim))
         self.register_buffer("steps", torch.empty((), dtype=torch.long))
+        self.register_buffer("restarts", torch.empty((), dtype=torch.long))
         self.reset()
 
     @torch.no_grad()
@@ -197,6 +198,7 @@ class VectorQuantizer(StepStatistics):
         init.ones_(self.usage)
         init.zeros_(self.recent)
         init.zeros_(self.steps)
+        init.zeros_(self.restarts)
 
     @property
     def codebook_size(self):
@@ -291,6 +293,7 @@ class VectorQuantizer(StepStatistics):
         self.codebook.copy_(self.averages / smoothed.unsqueeze(1))
         self.steps.add_(1)
         dead = self.usage < self.dead_usage * total / self.codebook_size
+        self.restarts.add_(dead.sum())
         if dead.any():
             of_first_rank(self.recent)
             generator = torch.Generator(dead.device).manual_seed(int(self.steps))

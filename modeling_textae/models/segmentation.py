@@ -114,6 +114,11 @@ class SegmentLimit(StepStatistics):
         init.ones_(self.limit)
         init.zeros_(self.steps)
 
+    def set(self, limit):
+        """Give the limit a value, from which training goes on."""
+        self.limit.fill_(limit)
+        self.steps.clamp_(min=1)
+
     @torch.compiler.disable
     @torch.no_grad()
     def observe(self, scores, parameter):

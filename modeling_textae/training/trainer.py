@@ -30,14 +30,14 @@ class TextAETrainingArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs; the loss logged is their mean."})
 
 
-LOGGED = ("_loss", "_accuracy", "_perplexity", "_use", "_length")
+LOGGED = ("_loss", "_accuracy", "_perplexity", "_use", "_length", "_restarts")
 
 
 class TextAETrainer(Trainer):
     """transformers' Trainer, plus:
 
     - each part of a loss (`<part>_loss` of the model's output), and each figure of a batch (`_accuracy`, `_perplexity`,
-      `_use`, `_length`), is logged under its name, in training and evaluation;
+      `_use`, `_length`, `_restarts`), is logged under its name, in training and evaluation;
     - callbacks find the step's losses, averaged over accumulation and ranks, in `state.step_losses`;
     - examples carry their index, epoch and step, so that noise drawn from them survives a resume in mid-epoch exactly;
       a map-style dataset is cut to whole steps an epoch.
@@ -108,7 +108,7 @@ class TextAETrainer(Trainer):
         """Compute the loss as Trainer does and keep the parts that the output names."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         named = {name: v for name, v in outputs.items() if name.endswith(LOGGED) and v is not None}
-        parts = {name: value.detach().mean() for name, value in named.items()}
+        parts = {name: value.detach().float().mean() for name, value in named.items()}
         if model.training:
             # As Trainer treats the loss: scaled to the ranks' mean, or divided by the number of micro-batches. Accuracies are
             # shares.
