@@ -52,6 +52,8 @@ benchmark: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/byte_tokenizer.py
 	$(BIN)/python benchmarks/mlm_encoder_bert.py throughput
 	$(BIN)/python benchmarks/cta_t5.py
+	$(BIN)/python benchmarks/fsq_tokenizers.py speed --tokenizer model_cards/fsq-autoencoder-nano
+	$(BIN)/python benchmarks/fsq_tokenizers.py memory --tokenizer model_cards/fsq-autoencoder-nano
 
 clean:
 	rm -rf $(VENV) runs hub build *.egg-info

@@ -4,6 +4,8 @@ one core, and memory; and whether every text comes back.
 python benchmarks/fsq_tokenizers.py speed --tokenizer FOLDER --train_file train.jsonl.xz --data_file held-out.jsonl.xz
 python benchmarks/fsq_tokenizers.py memory --tokenizer FOLDER --data_file held-out.jsonl.xz
 python benchmarks/fsq_tokenizers.py round-trip --tokenizer FOLDER --data_file any.jsonl.xz any.txt enwik8
+
+Without files, what is learned from is one half of the embedded corpus, and what is measured on the other.
 """
 
 import argparse
@@ -40,6 +42,13 @@ def texts_of_file(path):
         return [data.decode("latin-1")]
 
 
+def texts_of_files(paths, half):
+    """The texts of files, or, without any, the first or second half of the embedded corpus."""
+    from modeling_textae.data.corpora import load_corpus
+
+    return [text for path in paths for text in texts_of_file(path)] or load_corpus()["train"]["text"][half::2]
+
+
 def seconds_of(function, texts):
     """Seconds to run a function over batches of texts."""
     start = time.perf_counter()
@@ -56,15 +65,12 @@ def speed(arguments):
     from transformers import AutoTokenizer
 
     from modeling_textae import AutoEncoderTokenizer
-    from modeling_textae.data.corpora import load_corpus
     from modeling_textae.evaluation.codebook import tokenizer_figures
     from modeling_textae.evaluation.report import show_table
-    from modeling_textae.evaluation.texts import texts_of
 
     torch.set_num_threads(1)
-    texts = [text for path in arguments.data_file for text in texts_of_file(path)]
+    texts, seen = texts_of_files(arguments.data_file, 1), texts_of_files(arguments.train_file, 0)
     size = sum(len(text.encode("utf-8")) for text in texts) / 1e6
-    seen = texts_of(load_corpus(train_file=arguments.train_file, validation_file=arguments.train_file)["train"])
     trained = {"BPE": BpeTokenizer.train(seen, SIZE), "word level": word_level(seen, SIZE)}
 
     class TableAlone(AutoEncoderTokenizer):
@@ -172,7 +178,7 @@ def memory(arguments):
     before = resident()
     from modeling_textae.evaluation.report import show_table
 
-    texts = [text for path in arguments.data_file for text in texts_of_file(path)]
+    texts = texts_of_files(arguments.data_file, 1)
     others = resident() - before
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     add("tokenizer loaded")
@@ -235,12 +241,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "memory", "round-trip"])
     parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--data_file", nargs="+", required=True)
+    parser.add_argument("--data_file", nargs="+", default=[])
     parser.add_argument("--train_file", nargs="+", default=[], help="what the peers learn from; of speed")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    if arguments.what == "speed" and not arguments.train_file:
-        parser.error("speed needs --train_file")
+    if arguments.what == "speed" and bool(arguments.train_file) != bool(arguments.data_file):
+        parser.error("speed needs --train_file and --data_file, or neither")
+    if arguments.what == "round-trip" and not arguments.data_file:
+        parser.error("round-trip needs --data_file")
     return {"speed": speed, "memory": memory, "round-trip": round_trip}[arguments.what](arguments)
 
 
