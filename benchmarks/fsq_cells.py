@@ -58,7 +58,7 @@ def autoencoder_command(folder, config, steps, seed, arguments):
         sys.executable, "run_pretraining.py", RECIPES[0], "--config", json.dumps(config),
         "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file, "--seed", str(seed),
         "--per_device_train_batch_size", str(BATCH), "--output_dir", str(folder), "--max_steps", str(steps),
-        "--disable_tqdm", "true", "--resume_from_checkpoint",
+        "--warmup_steps", str(-(-steps // 20)), "--disable_tqdm", "true", "--resume_from_checkpoint",
     ]  # fmt: skip
 
 
@@ -68,7 +68,8 @@ def language_command(folder, start, config, seed, arguments):
         sys.executable, "run_pretraining.py", RECIPES[1], "--config", json.dumps(config),
         "--train_file", *arguments.train_file, "--validation_file", *arguments.validation_file, "--seed", str(seed),
         "--noise_rate", "0", "--initial_checkpoint", str(start), "--output_dir", str(folder),
-        "--max_steps", str(arguments.language_steps), "--disable_tqdm", "true", "--resume_from_checkpoint",
+        "--per_device_train_batch_size", "4", "--max_steps", str(arguments.language_steps),
+        "--warmup_steps", str(-(-arguments.language_steps // 20)), "--disable_tqdm", "true", "--resume_from_checkpoint",
     ]  # fmt: skip
 
 

@@ -27,13 +27,13 @@ from modeling_textae.evaluation.texts import sample_passages, texts_of
 
 RUNS = Path("runs/fsq-language")
 SIZE = 32768
-PASSAGE_LENGTH, BATCH = 1024, 16
+PASSAGE_LENGTH, BATCH = 1024, 4
 TRUNK = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 344}
 READERS = ("autoencoder", "BPE", "words", "bytes")
 # What is trained beside the plain Llama on each reader's tokens: the autoencoder's with embeddings built from codes.
 CELLS = {name: name for name in READERS} | {"autoencoder, with codes": "autoencoder", "scorer": "bytes"}
 COMPARED = [cell for cell in CELLS if cell != "scorer"]
-RATES = (1.5e-3, 3e-3, 6e-3)
+RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
 # Who judges samples is no contestant: larger, trained twice as long, by a seed of its own.
 SCORER = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 512}
 SAMPLES, SAMPLE_BYTES = 48, 384

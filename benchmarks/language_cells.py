@@ -21,6 +21,7 @@ from modeling_textae.models.autoencoder import linear_cross_entropy
 from modeling_textae.training.optimizers import MuonWithAdamW, bfloat16_is_fast
 
 VALIDATION_ROWS = 256  # of the held-out rows, at most
+WARMUP = 0.05  # of the seconds
 
 
 def digest_of(files, *settings):
@@ -75,7 +76,7 @@ def training_step(model, optimizer, batch):
 
 
 def train_for(seconds, model, rows, pad, rate, seed, batch_size, name):
-    """Train a model for so many seconds of the processor, the rate rising over 100 steps and falling to 0 with time.
+    """Train a model for so many seconds of the processor, the rate rising for a twentieth of them and then falling to 0.
 
     Args:
         seconds (`float`), model: a causal language model; rows (`list`): of ids; pad (`int`): the padding id.
@@ -91,7 +92,7 @@ def train_for(seconds, model, rows, pad, rate, seed, batch_size, name):
     generator, start, steps, tokens = np.random.default_rng(seed), time.process_time(), 0, 0
     while (done := (time.process_time() - start) / seconds) < 1:
         for group, highest in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = highest * min(1.0, (steps + 1) / 100) * (1 - done)
+            group["lr"] = highest * min(1.0, done / WARMUP) * (1 - done)
         chosen = generator.choice(len(rows) - held_out, batch_size, replace=False)
         batch = batch_of([rows[i] for i in chosen], pad)
         loss = training_step(model, optimizer, batch)

@@ -169,6 +169,7 @@ def with_limits(model):
 abstractinator_inputs = language_inputs(textae.AbstractinatorTokenizer)
 
 ABSTRACTINATOR_FILES = (
+    "arithmetic_coding",
     "configuration_abstractinator",
     "hierarchical_autoencoder",
     "hierarchical_cache",
