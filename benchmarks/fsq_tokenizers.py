@@ -187,10 +187,10 @@ def memory(arguments):
         seconds_of(tokenizer._texts_ids, texts)
         if state == "full caches":
             fill(tokenizer)
-            share = sum(len(cache) + len(cache.old) for cache in caches) / (4 * tokenizer.cache_size)
+            share = sum(map(len, caches)) / sum(cache.size for cache in caches)
             if share < 0.9:
                 raise SystemExit(f"the caches are only {share:.0%} full")
-        add(state, sum(len(cache) + len(cache.old) for cache in caches))
+        add(state, sum(map(len, caches)))
     show_table(OUTPUT / "memory", "FSQ tokenizers: memory", rows)
 
 

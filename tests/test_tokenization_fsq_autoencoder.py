@@ -128,12 +128,15 @@ def test_the_cache_is_bounded_and_remembers_the_last():
         return [string.upper() for string in strings]
 
     assert cache.find(["a", "b", "a"], make) == ["A", "B", "A"]
-    assert cache.find(list("cdef"), make) == list("CDEF")
-    assert cache.find(list("ab"), make) == list("AB")  # still in the older generation
-    assert made == list("abcdef")
-    assert len(cache) + len(cache.old) <= 8
+    assert cache.find(list("cd"), make) == list("CD")
+    assert cache.find(list("ea"), make) == list("EA")
+    assert cache.find(list("acd"), make) == list("ACD")  # the one used longest ago made room
+    assert made == list("abcde")
+    assert cache.find(list("b"), make) == list("B")
+    assert made == list("abcdeb")
+    assert len(cache) <= 4
     assert cache.find(list("ghijklmnop"), make) == list("GHIJKLMNOP")
-    assert len(cache) + len(cache.old) <= 8
+    assert set(cache) == set("mnop")
     made.clear()
     assert cache.find(["p", "x" * 65], make) == ["P", "X" * 65]  # of many, the last are kept; long strings never
     assert made == ["x" * 65]

@@ -330,14 +330,12 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
         return following.masked_fill(following == self.config.eos_token_id, END)
 
 
-def asked_segments(levels, labels, eos):
-    """For each level, which of its segments have a label at their end, shape `(batch, segments)`; not a text's last, which may
-    have been cut short, unless the text has its end."""
+def asked_segments(levels, labels):
+    """For each level, which of its segments have a label at their end, shape `(batch, segments)`: a text's last is one of them,
+    cut short or not, since it is to be given back as well."""
     asked, found = labels != -100, []
-    ended = (labels == eos).any(1, keepdim=True)
     for level in levels:
-        last = torch.arange(level.ends.shape[1], device=labels.device) == level.counts[:, None] - 1
-        asked = asked.gather(1, level.ends) & level.real_segments & (ended | ~last)
+        asked = asked.gather(1, level.ends) & level.real_segments
         found.append(asked)
         asked = nn.functional.pad(asked, (1, 0))
     return found
@@ -432,7 +430,7 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
         """
         reconstruction = label_cross_entropy(scores, self.next_symbols(labels), num_items_in_batch)
         ended = (labels == self.config.eos_token_id).any(1, keepdim=True)
-        asked, lengths = asked_segments(levels, labels, self.config.eos_token_id), 0
+        asked, lengths = asked_segments(levels, labels), 0
         for number, level in enumerate(levels):
             expander = self.autoencoder.expanders[number]
             if number:
@@ -449,8 +447,7 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
 
     def compression_losses(self, levels, labels, num_items_in_batch):
         """The losses of trunks and codes, weighted; arguments and result as of [`reconstruction_losses`]."""
-        config, entropy, commitment = self.config, [], []
-        asked = asked_segments(levels, labels, config.eos_token_id)
+        config, asked, entropy, commitment = self.config, asked_segments(levels, labels), [], []
         for number, level in enumerate(levels):
             if level.scores is not None:
                 below = number - 1
@@ -742,9 +739,10 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
     def next_top_codes(self, levels, labels):
         """What the transformer is asked for after each top segment, shape `(batch, 1 + segments)`: the next code, the end
         after a text's last; -100 for none, as for a segment that the passage's end has cut short."""
-        asked = asked_segments(levels, labels, self.config.eos_token_id)[-1]
+        asked, top = asked_segments(levels, labels)[-1], levels[-1]
         ended = (labels == self.config.eos_token_id).any(1, keepdim=True)
-        return next_codes(levels[-1], asked, ended, self.config.codebook_sizes[-1])
+        last = torch.arange(asked.shape[1], device=asked.device) == top.counts[:, None] - 1
+        return next_codes(top, asked & (ended | ~last), ended, self.config.codebook_sizes[-1])
 
     # Generation
 
@@ -910,8 +908,7 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
         above, _ = self.code_transformer(levels[-1].vectors)
         code_bits = bits_of(self.code_transformer.head(above), self.next_top_codes(levels, labels))
         told = stack.expanders[0].head(stack.reconstruction_states(0, levels[0])[0])
-        symbol_bits = bits_of(told, self.next_symbols(labels))
-        asked = asked_segments(levels, labels, self.config.eos_token_id)
+        symbol_bits, asked = bits_of(told, self.next_symbols(labels)), asked_segments(levels, labels)
         for number in range(1, len(levels)):
             states, _ = stack.reconstruction_states(number, levels[number])
             targets = next_codes(levels[number - 1], asked[number - 1], ended, self.config.codebook_sizes[number - 1])

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import threading
+from array import array
 from contextlib import contextmanager
 from copy import copy, deepcopy
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 import torch
@@ -23,13 +24,20 @@ FILE = "tokenizer.safetensors"
 # in steps of a level, and scores lead by so much. Float32 was found to differ from float64 by up to 2e-4 of a step.
 CODE_MARGIN, SCORE_MARGIN = 3e-4, 1e-3
 CHUNK_BATCH = 256
-CACHE_SIZE = 2**16
-LONGEST_REMEMBERED, MOST_REMEMBERED = 24, 12  # characters, and ids: what is longer seldom comes again
+CACHE_SIZE = 11 * 2**14
+CHUNKS_OF_WORDS = 16  # as many words are remembered for each chunk: most words are one chunk, and need it no more
+SPARE = 32  # a full cache forgets so small a part of itself at once
+# What is remembered of a string are its ids as the bytes of 32-bit numbers: half of a tuple's memory, and quick to join.
+ID = np.dtype(np.int32)
+LONGEST_REMEMBERED, MOST_REMEMBERED = (
+    24,
+    12 * ID.itemsize,
+)  # characters, and bytes of ids: what is longer seldom comes again
 SPREADING = -7046029254386353131  # an odd number of 64 random-looking bits
 
 
 class Cache(dict):
-    """Ids of short strings used lately: two generations of at most `size` each, the older dropped when the younger is full.
+    """Ids of short strings, those that were used last: at most `size`, in the order of their use.
 
     Args:
         size (`int`).
@@ -37,7 +45,7 @@ class Cache(dict):
 
     def __init__(self, size):
         super().__init__()
-        self.size, self.old = size, {}
+        self.size = size
 
     def __reduce__(self):
         # What a process remembers of its texts is no part of a tokenizer: fingerprints of datasets stay the same.
@@ -53,26 +61,19 @@ class Cache(dict):
         Returns:
             `list`.
         """
-        found = list(map(self.get, strings))
-        if None in found:
-            places = [i for i, value in enumerate(found) if value is None]
-            missing = dict.fromkeys([strings[i] for i in places])
-            old = self.old
-            known = {string: old[string] for string in missing if string in old}
-            if len(known) < len(missing):
-                new = [string for string in missing if string not in known]
-                known.update(zip(new, make(new), strict=True))
-            for i in places:
-                found[i] = known[strings[i]]
-            known = {
-                string: known[string]
-                for string in [*known][-self.size :]
-                if len(string) <= LONGEST_REMEMBERED and len(known[string]) <= MOST_REMEMBERED
-            }
-            if len(self) + len(known) > self.size:
-                self.old = dict(self)
-                self.clear()
-            self.update(known)
+        known = {string: self.pop(string, None) for string in dict.fromkeys(strings)}
+        if missing := [string for string, value in known.items() if value is None]:
+            known.update(zip(missing, make(missing), strict=True))
+        found = list(map(known.__getitem__, strings))
+        if missing:
+            for string in missing:
+                if len(string) > LONGEST_REMEMBERED or len(known[string]) > MOST_REMEMBERED:
+                    del known[string]
+        self.update(known)
+        if (excess := len(self) - self.size) > 0:
+            # Some more, so that not every call has to. list() of a dict cannot be cut in on by another thread.
+            for string in list(self)[: excess + self.size // SPARE]:
+                self.pop(string, None)
         return found
 
 
@@ -147,7 +148,8 @@ class AutoEncoderTokenizer(ByteTokenizer):
         autoencoder_file (`str`, *optional*): a `tokenizer.safetensors`; without it the tokens are the bare bytes.
         int8_encoder (`bool`, defaults to `False`): encode chunks by int8 products. The ids are the same, since a code is
             believed only where the table says that it spells the chunk.
-        cache_size (`int`, defaults to 65536): words, and chunks, whose ids are remembered, in each of two generations.
+        cache_size (`int`, defaults to 180224): words whose ids are remembered, those that were used last; and a sixteenth of that
+            of chunks. Ten megabytes of English have some 180,000 different ones.
         join_spans (`bool`, defaults to `True`): join tokens across words. Without, no token reaches over a space, so that the
             tokens of a context do not depend on what follows; lm-eval scores answers so.
         kwargs: as of [`ByteTokenizer`].
@@ -212,6 +214,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
         """
         tokenizer = cls(**kwargs)
         tokenizer.autoencoder = rounded(model)
+        tokenizer.max_chunk_length = model.config.max_chunk_length
         tokenizer._config = json.dumps(model.config.autoencoder_fields(), sort_keys=True)
         codes, safe = tokenizer._codes(chunks)
         spelled, leads = tokenizer._spell(codes)
@@ -261,7 +264,9 @@ class AutoEncoderTokenizer(ByteTokenizer):
         """Everything that follows from the autoencoder and the kept codes: the table, the fingerprint, and an empty cache."""
         self._table = [bytes([i]) if i < NUM_BYTES else b"" for i in range(self.first_code)]
         self.fingerprint = self._encoder = None
+        self.max_chunk_length = MAX_CHUNK_LENGTH  # bytes of the longest chunk
         if self.autoencoder is not None:
+            self.max_chunk_length = self.autoencoder.config.max_chunk_length
             if self.int8_encoder:
                 self._encoder = Int8Encoder(self.autoencoder.encoder)
             spelled, _ = self._spell(self.kept)
@@ -279,7 +284,7 @@ class AutoEncoderTokenizer(ByteTokenizer):
             self._order = np.argsort(keys)
             self._sorted_keys = keys[self._order]
         self._id_of = {chunk: i for i, chunk in enumerate(self._table) if chunk}
-        self._words, self._chunks = Cache(self.cache_size), Cache(self.cache_size)
+        self._words, self._chunks = Cache(self.cache_size), Cache(-(-self.cache_size // CHUNKS_OF_WORDS))
         spans = {}
         for i, chunk in enumerate(self.strings(), start=self.first_code):
             path = parts_of_chunks(chunk, self._id_of, self.max_chunk_length)
@@ -291,11 +296,6 @@ class AutoEncoderTokenizer(ByteTokenizer):
     def first_code(self):
         """The id of the first kept code."""
         return super().vocab_size
-
-    @property
-    def max_chunk_length(self):
-        """Bytes of the longest chunk."""
-        return MAX_CHUNK_LENGTH if self.autoencoder is None else self.autoencoder.config.max_chunk_length
 
     def _keys(self, codes):
         """A number of 64 bits for each row of codes; should two rows ever share one, the table tells them apart."""
@@ -432,10 +432,14 @@ class AutoEncoderTokenizer(ByteTokenizer):
         return [i if i >= 0 and self._table[i] == chunk else -1 for chunk, i in zip(chunks, found, strict=True)]
 
     def _encode_words(self, words):
-        """The ids of words, each what stands between two spaces; the space before it goes without saying."""
+        """What is remembered of the ids of words, each what stands between two spaces; the space before it is implied."""
         rows = [self.chunks(" " + word) for word in words]
-        ids = iter(self._chunks.find([chunk for row in rows for chunk in row], self.encode_chunks))
-        return [tuple(chain.from_iterable(islice(ids, len(row)))) for row in rows]
+        ids = iter(self._chunks.find([chunk for row in rows for chunk in row], self._packed_chunks))
+        return [b"".join(islice(ids, len(row))) for row in rows]
+
+    def _packed_chunks(self, chunks):
+        """What is remembered of the ids of each chunk."""
+        return [array(ID.char, ids).tobytes() for ids in self.encode_chunks(chunks)]
 
     def _texts_ids(self, texts):
         """The ids of texts, all at once, without special tokens."""
@@ -446,13 +450,14 @@ class AutoEncoderTokenizer(ByteTokenizer):
             firsts.append(self.chunks(first))
             words += rest
             numbers.append(len(rest))
-        begun = iter(self._chunks.find([chunk for row in firsts for chunk in row], self.encode_chunks))
-        found, flat = iter(self._words.find(words, self._encode_words)), []
+        begun = iter(self._chunks.find([chunk for row in firsts for chunk in row], self._packed_chunks))
+        found, parts = iter(self._words.find(words, self._encode_words)), []
+        between = array(ID.char, [len(self._table)]).tobytes()
         for first, number in zip(firsts, numbers, strict=True):
-            flat += chain.from_iterable(islice(begun, len(first)))
-            flat += chain.from_iterable(islice(found, number))
-            flat.append(len(self._table))
-        ids = np.array(flat, dtype=np.int64)
+            parts += islice(begun, len(first))
+            parts += islice(found, number)
+            parts.append(between)
+        ids = np.frombuffer(b"".join(parts), dtype=ID).astype(np.int64)
         if self.join_spans and self._spans is not None:
             ids = self._spans.merge(ids)
         ends = np.flatnonzero(ids == len(self._table))
