@@ -49,13 +49,13 @@ def two_levels(**fields):
         "compressor_layers": [1, 1], "expander_layers": [1, 1], "windows": [64, 32],
         "segmentations": ["rise_or_threshold", "fixed"], "target_segment_lengths": [4.0, 2.0],
         "min_segment_lengths": [1, 1], "max_segment_lengths": [24, 4], "codebook_sizes": [0, 0],
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 2, "intermediate_size": 336,
     }  # fmt: skip
     return nano(**twice | fields)
 
 
 EQUAL = {
-    "flat": flat_config(256, 4, 4, 688),
+    "flat": flat_config(256, 4, 4, 608),
     "one level": nano(),
     "one level, codes": nano(codebook_sizes=[4096]),
     "one level, white space": nano(segmentations=["white_space"]),
@@ -159,7 +159,7 @@ def task_figures(cell, model, arguments):
     """BLiMP and CUTE of a trained model."""
     kind = HFLM if is_flat(cell) else HierarchicalAELM
     harness = kind(pretrained=model, tokenizer=tokenizer_of(cell), batch_size=16, max_length=4096, device="cpu")
-    found = evaluate(harness, None, list(TASKS), arguments.data_dir, limit=arguments.limit)
+    found = evaluate(harness, None, list(TASKS), arguments.data_dir, limit=arguments.limit, bootstrap_iters=0)
     return {task: found["groups"][task]["acc,none"] for task in TASKS}
 
 
@@ -184,6 +184,7 @@ def show(names, best, cells, results, arguments):
             "bits per byte": float(np.mean(bits)),
             "spread of seeds": float(np.ptp(bits)),
         }
+        row["bytes a segment"] = None
         if not is_flat(name):
             row["bytes a segment"] = segment_figures(models[0], tokenizer_of(name), passages[:100])["bytes_per_segment"]
         row["writing, B/s"] = WRITTEN / single[name]
