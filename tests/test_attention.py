@@ -7,6 +7,7 @@ from modeling_textae.models.attention import (
     apply_rotary,
     attention_implementation,
     eager_attention_forward,
+    rotary_rows,
     rotary_table,
 )
 
@@ -29,6 +30,16 @@ def test_rotary_products_depend_on_distance_alone():
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(product(9, 4), product(105, 100), atol=1e-4, rtol=1e-4)
+
+
+def test_rotary_rows_are_those_of_the_table():
+    places = torch.tensor([0, 7, 3000])
+    with torch.inference_mode():
+        rotary_rows(places, 8, 500.0)  # what is kept can be trained with
+    turned = apply_rotary(torch.randn(3, 2, 1, 8, requires_grad=True), rotary_rows(places, 8, 500.0))
+    turned.sum().backward()
+    for found, wanted in zip(rotary_rows(places, 8, 500.0), rotary_table(places[:, None], 8, 500.0), strict=True):
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("additive", [False, True])

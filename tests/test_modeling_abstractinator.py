@@ -117,13 +117,28 @@ def test_hashes_of_runs_turn_on_the_run_alone():
     torch.testing.assert_close(embed(ids[:, 5:], recent=ids[:, 3:5]), whole[:, 5:])
 
 
+def test_runs_have_the_buckets_of_a_plain_hash():
+    embed = SymbolEmbedding(abstractinator_config(ngram_sizes=[5, 3], ngram_buckets=999))
+    seen = []
+    embed.ngrams.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    ids = [*list(b"the river"), 260]
+    embed(torch.tensor([ids]))
+    whole = [1] * 4 + [i + 2 for i in ids]  # 1 is the place before the first
+    for place in range(len(ids)):
+        for column, size in enumerate((5, 3)):
+            number = size
+            for i in whole[place + 5 - size : place + 5]:
+                number = (number * 1_000_003 + i) % 2**40
+            assert seen[0][0, place, column] == (number ^ (number >> 17)) % 999
+
+
 def test_no_two_common_runs_share_a_bucket_more_than_chance():
     embed = SymbolEmbedding(abstractinator_config(ngram_sizes=[3], ngram_buckets=4096))
     seen = []
     embed.ngrams.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     runs = torch.tensor(list(itertools.product(b"abcdefghij", repeat=3)))
     embed(runs)
-    buckets = seen[0][:, 2]
+    buckets = seen[0][:, 2, 0]
     expected = 4096 * (1 - (1 - 1 / 4096) ** 1000)
     assert len(buckets.unique()) == pytest.approx(expected, rel=0.05)
 

@@ -161,6 +161,13 @@ def test_codebook_starts_from_k_means_and_dead_codes_start_anew():
     assert torch.equal(quantizer.indices(vectors), quantizer.nearest(vectors))
 
 
+def test_perplexity_is_that_of_the_usages():
+    quantizer = VectorQuantizer(4, 2)
+    quantizer.usage.copy_(torch.tensor([3.0, 1.0, 0.0, 0.0]))
+    shares = torch.tensor([0.75, 0.25])
+    assert quantizer.perplexity() == pytest.approx(2 ** -(shares * shares.log2()).sum().item())
+
+
 def test_more_codes_than_vectors_can_start():
     quantizer = VectorQuantizer(50, 2)
     quantizer(torch.randn(8, 2), nn.Parameter(torch.zeros(1)))

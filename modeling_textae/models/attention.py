@@ -1,5 +1,7 @@
 """Rotary positions and the plain attention that every fused kernel is compared with."""
 
+from functools import lru_cache
+
 import torch
 
 
@@ -21,6 +23,28 @@ def rotary_table(positions, head_dim, theta=10000.0, dtype=torch.float32):
     angles = positions[:, None, :, None].float() * theta**-exponent
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+@lru_cache(maxsize=16)
+def whole_rotary_table(length, head_dim, theta, device):
+    """[`rotary_table`] of the places from 0 to `length - 1`, kept; each of shape `(length, head_dim)`."""
+    with torch.inference_mode(False), torch.no_grad():
+        place = torch.arange(length, device=device)[None]
+        return tuple(part[0, 0] for part in rotary_table(place, head_dim, theta))
+
+
+def rotary_rows(places, head_dim, theta=10000.0):
+    """[`rotary_table`] of one place a row, looked up.
+
+    Args:
+        places (`torch.LongTensor` of shape `(batch,)`), head_dim (`int`), theta (`float`): as of [`rotary_table`].
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`, each of shape `(batch, 1, 1, head_dim)`.
+    """
+    length = max(1 << int(places.max()).bit_length(), 1024)
+    cosine, sine = whole_rotary_table(length, head_dim, theta, places.device)
+    return cosine[places][:, None, None], sine[places][:, None, None]
 
 
 def apply_rotary(states, table):

@@ -103,7 +103,7 @@ class AbstractinatorConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = [
         "latents", "codes", "segment_lengths", "last_hidden_state", "past_key_values", "language_loss", "entropy_loss",
         "commitment_loss", "reconstruction_loss", "length_loss", "code_loss", "byte_accuracy", "code_use", "code_restarts",
-        "segment_length",
+        "code_perplexity", "segment_length",
     ]  # fmt: skip
 
     level_sizes: list[int] = field(default_factory=lambda: [256])

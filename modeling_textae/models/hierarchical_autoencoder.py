@@ -15,6 +15,7 @@ from .attention import (
     attention_implementation,
     blocked_window_attention,
     eager_attention_forward,
+    rotary_rows,
     rotary_table,
 )
 from .byte_tokenizer import NUM_BYTES
@@ -53,8 +54,12 @@ class SlidingWindowAttention(nn.Module):
     def projected(self, states, table):
         """Queries, keys and values, each of shape `(batch, heads, length, head_dim)`."""
         shape = (*states.shape[:-1], self.num_heads, self.head_dim)
-        query, key, value = (p(states).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        return apply_rotary(query, table), apply_rotary(key, table), value
+        # Queries and keys turn together: for one place the number of calls is what takes time.
+        turned = torch.cat((self.q_proj(states), self.k_proj(states)), -1).view(
+            *shape[:-2], 2 * self.num_heads, self.head_dim
+        )
+        query, key = apply_rotary(turned.transpose(1, 2), table).chunk(2, 1)
+        return query, key, self.v_proj(states).view(shape).transpose(1, 2)
 
     def attend(self, query, key, value, mask):
         """Attend by the configured implementation; output of shape `(batch, queries, heads, head_dim)`."""
@@ -80,9 +85,11 @@ class SlidingWindowAttention(nn.Module):
         it and to what its [`LayerRows`] keep, which move on."""
         query, key, value = self.projected(states, table)
         keys, values = torch.cat((rows.keys, key), 2), torch.cat((rows.values, value), 2)
-        place = torch.arange(self.window, device=states.device)
-        mask = place >= self.window - 1 - seen.clamp(max=self.window - 1)[:, None]
-        output = self.attend(query, keys, values, mask[:, None, None])
+        mask = None
+        if int(seen.min()) < self.window - 1:
+            place = torch.arange(self.window, device=states.device)
+            mask = (place >= self.window - 1 - seen.clamp(max=self.window - 1)[:, None])[:, None, None]
+        output = self.attend(query, keys, values, mask)
         rows.keys, rows.values = keys[:, :, 1:], values[:, :, 1:]
         return self.o_proj(output.reshape(states.shape))
 
@@ -153,7 +160,7 @@ class LocalTrunk(nn.Module):
 
     def step(self, states, seen, rows):
         """One more place of each row, shape `(batch, 1, size)`; arguments as of [`SlidingWindowAttention.step`]."""
-        table = rotary_table(seen[:, None], self.head_dim, self.config.rope_theta)
+        table = rotary_rows(seen, self.head_dim, self.config.rope_theta)
         for layer, of_layer in zip(self.layers, rows, strict=True):
             states = layer.step(states, table, seen, of_layer)
         return self.norm(states)
@@ -438,6 +445,7 @@ class SymbolEmbedding(nn.Module):
         self.symbols = nn.Embedding(config.vocab_size, config.level_sizes[0])
         self.sizes, self.buckets = list(config.ngram_sizes), config.ngram_buckets
         if self.sizes:
+            self.powers = [pow(self.PRIME, back, 2**40) for back in range(max(self.sizes) + 1)]
             self.ngrams = nn.Embedding(config.ngram_buckets, config.ngram_embedding_size)
             self.proj = nn.Linear(config.ngram_embedding_size * len(self.sizes), config.level_sizes[0], bias=False)
 
@@ -454,15 +462,11 @@ class SymbolEmbedding(nn.Module):
             return embeds
         if recent is None:
             recent = ids.new_full((len(ids), self.recent), -1)
-        whole, length = torch.cat((recent, ids), 1) + 2, ids.shape[1]
-        parts = []
-        for size in self.sizes:
-            number = torch.full_like(ids, size)
-            for back in range(size - 1, -1, -1):
-                start = whole.shape[1] - length - back
-                number = (number * self.PRIME + whole[:, start : start + length]) % 2**40
-            parts.append(self.ngrams((number ^ (number >> 17)) % self.buckets))
-        return embeds + self.proj(torch.cat(parts, -1))
+        # The number of a run is a polynomial of its ids, the newest first, modulo 2^40: a sum that longer runs go on with.
+        runs = (torch.cat((recent, ids), 1) + 2).unfold(1, max(self.sizes), 1).flip(2)
+        sums = (runs * ids.new_tensor(self.powers[:-1])).cumsum(2)[..., [size - 1 for size in self.sizes]]
+        numbers = (sums + ids.new_tensor([size * self.powers[size] for size in self.sizes])) % 2**40
+        return embeds + self.proj(self.ngrams((numbers ^ (numbers >> 17)) % self.buckets).flatten(2))
 
 
 class HierarchicalAutoencoder(nn.Module):

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModel, GenerationMixin, LlamaConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .arithmetic_coding import compress as compress_bytes
 from .arithmetic_coding import decompress as decompress_bytes
@@ -49,6 +49,7 @@ class AbstractinatorOutput(AutoencoderOutput):
         byte_accuracy (`torch.FloatTensor` of shape `()`): share of the labels that score best.
         code_use (`torch.FloatTensor` of shape `()`): distinct top codes over top segments in this batch.
         code_restarts (`torch.LongTensor` of shape `()`): how often, so far, a top code that nothing used has started anew.
+        code_perplexity (`torch.FloatTensor` of shape `()`): of the frequencies of top codes, as moving averages have them.
         segment_length (`torch.FloatTensor` of shape `()`): mean bytes in a segment of the top.
         logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`,
             told the code of its segment; not while training with labels, where nothing reads them.
@@ -68,6 +69,7 @@ class AbstractinatorOutput(AutoencoderOutput):
     byte_accuracy: torch.FloatTensor | None = None
     code_use: torch.FloatTensor | None = None
     code_restarts: torch.LongTensor | None = None
+    code_perplexity: torch.FloatTensor | None = None
     segment_length: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
     codes: torch.LongTensor | None = None
@@ -89,6 +91,22 @@ class AbstractinatorCausalLMOutput(AbstractinatorOutput):
 
     language_loss: torch.FloatTensor | None = None
     code_loss: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+
+
+@dataclass
+class AbstractinatorStepOutput(ModelOutput):
+    """What [`AbstractinatorForCausalLM`] returns beside a cache: three fields, since one byte's time is in part what its output
+    takes to make.
+
+    Attributes:
+        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`), last_hidden_state (`torch.FloatTensor` of shape
+            `(batch, length, level_sizes[0])`), past_key_values ([`HierarchicalCache`]): as of
+            [`AbstractinatorCausalLMOutput`].
+    """
+
+    logits: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
     past_key_values: Cache | None = None
 
 
@@ -469,7 +487,9 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
         if levels[-1].codes is not None:
             codes = levels[-1].codes[levels[-1].real_segments]
             figures["code_use"] = torch.tensor(len(codes.unique()) / max(len(codes), 1), device=codes.device)
-            figures["code_restarts"] = self.autoencoder.compressors[-1].quantizer.restarts.clone()
+            quantizer = self.autoencoder.compressors[-1].quantizer
+            figures["code_restarts"] = quantizer.restarts.clone()
+            figures["code_perplexity"] = quantizer.perplexity()
         figures["segment_length"] = (levels[0].lengths - 1).sum() / levels[-1].counts.sum().clamp(min=1)
         return figures
 
@@ -677,7 +697,7 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
                 number.
 
         Returns:
-            [`AbstractinatorCausalLMOutput`].
+            [`AbstractinatorCausalLMOutput`]; beside a cache, [`AbstractinatorStepOutput`].
 
         Raises:
             ValueError: for ids that are no token, labels that are never predicted, segments that are too long, or labels or
@@ -764,9 +784,7 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
             rows = cache.levels[0]
             found.append(self.step(0, rows, stack.embedded(0, rows, ids), ids, cache))
         states = kept_places(torch.stack(found, 1), logits_to_keep)
-        return AbstractinatorCausalLMOutput(
-            logits=self.byte_logits(stack.expanders[0].head(states)), last_hidden_state=states, past_key_values=cache
-        )
+        return AbstractinatorStepOutput(self.byte_logits(stack.expanders[0].head(states)), states, cache)
 
     def step(self, number, rows, embeds, symbols, cache, places=None):
         """One more symbol of a level in each row, and all that follows above.

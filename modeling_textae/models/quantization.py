@@ -205,6 +205,11 @@ class VectorQuantizer(StepStatistics):
         """How many codes there are."""
         return len(self.codebook)
 
+    def perplexity(self):
+        """Perplexity of how often codes are used, by the moving averages; shape `()`."""
+        shares = self.usage / self.usage.sum().clamp(min=self.eps)
+        return torch.special.entr(shares).sum().exp()
+
     def distances(self, vectors):
         """Squared distances of vectors to all codes, shape `(n, dim)` to `(n, num_codes)`, less each vector's own square."""
         return self.codebook.square().sum(1) - 2 * vectors @ self.codebook.T
