@@ -7,8 +7,9 @@ from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from modeling_textae import ByteTokenizer
+from modeling_textae import AbstractinatorConfig, ByteTokenizer
 from modeling_textae.models.attention import attention_implementation, blocked_window_attention
+from modeling_textae.models.hierarchical_autoencoder import SymbolEmbedding
 
 
 def windowed(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -30,8 +31,19 @@ def windowed(module, query, key, value, attention_mask, scaling, dropout=0.0, **
 AttentionInterface.register("window", windowed)
 
 
-def flat_config(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window=128):
-    """The configuration of a flat model."""
+class NgramLlama(LlamaForCausalLM):
+    """A flat model that reads hashed n-grams beside bytes, as the hierarchical one does; for whole texts alone: after a cache
+    it would not know what came before."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        fields = {"level_sizes": [config.hidden_size], "level_heads": [config.num_attention_heads], **config.ngrams}
+        self.model.embed_tokens = SymbolEmbedding(AbstractinatorConfig(**fields))
+        self.post_init()
+
+
+def flat_config(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window=128, ngrams=None):
+    """The configuration of a flat model; of one that reads n-grams, with their sizes and table."""
     tokenizer = ByteTokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -44,15 +56,21 @@ def flat_config(hidden_size, num_hidden_layers, num_attention_heads, intermediat
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    config.window = window
+    config.window, config.ngrams = window, ngrams
     return config
+
+
+def class_of(config):
+    """The class of a configuration."""
+    return NgramLlama if config.ngrams else LlamaForCausalLM
 
 
 def flat_llama(config):
     """A new flat model."""
-    return LlamaForCausalLM._from_config(config, attn_implementation="window")
+    return class_of(config)._from_config(config, attn_implementation="window")
 
 
 def load_flat_llama(folder):
     """A trained flat model."""
-    return LlamaForCausalLM.from_pretrained(folder, attn_implementation="window", use_safetensors=True)
+    kind = class_of(LlamaConfig.from_pretrained(folder))
+    return kind.from_pretrained(folder, attn_implementation="window", use_safetensors=True)
