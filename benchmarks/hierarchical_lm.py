@@ -1,5 +1,5 @@
 """Byte language models of equal training seconds: the Abstractinator of one level and two, with codes and without, of white-space
-patches, and a flat Llama with windowed attention.
+patches, and a flat Llama with windowed attention, on bytes alone and on bytes with hashed n-grams.
 
     CORPUS="--train_file wikipedia.jsonl.xz novels.jsonl.xz --data_file held-out.jsonl.xz --data_dir data"
     python benchmarks/hierarchical_lm.py equal $CORPUS     # all of about equally many parameters
@@ -46,16 +46,18 @@ def two_levels(**fields):
     """Two levels, fewer parameters at the top."""
     twice = {
         "level_sizes": [128, 192], "level_heads": [4, 4], "level_intermediate_sizes": [256, 384],
-        "compressor_layers": [1, 1], "expander_layers": [1, 1], "windows": [64, 32],
+        "compressor_layers": [1, 1], "expander_layers": [1, 1], "windows": [32, 32],
         "segmentations": ["rise_or_threshold", "fixed"], "target_segment_lengths": [4.0, 2.0],
         "min_segment_lengths": [1, 1], "max_segment_lengths": [24, 4], "codebook_sizes": [0, 0],
-        "num_hidden_layers": 2, "intermediate_size": 336,
+        "hidden_size": 192, "num_hidden_layers": 1, "intermediate_size": 448,
     }  # fmt: skip
     return nano(**twice | fields)
 
 
+NGRAMS = {name: getattr(nano(), name) for name in ("ngram_sizes", "ngram_buckets", "ngram_embedding_size")}
 EQUAL = {
     "flat": flat_config(256, 4, 4, 608),
+    "flat, n-grams": flat_config(192, 4, 4, 504, ngrams=NGRAMS),
     "one level": nano(),
     "one level, codes": nano(codebook_sizes=[4096]),
     "one level, white space": nano(segmentations=["white_space"]),
@@ -82,6 +84,11 @@ CELLS = EQUAL | FLAT_SIZES | HIERARCHIES
 def is_flat(cell):
     """Whether a cell is a flat model."""
     return CELLS[cell].model_type == "llama"
+
+
+def can_write(cell):
+    """Whether a cell goes on from a cache."""
+    return not getattr(CELLS[cell], "ngrams", None)
 
 
 def model_of(cell):
@@ -169,7 +176,8 @@ def show(names, best, cells, results, arguments):
     passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
     prompts = [p.encode()[:PROMPT] for p in passages if len(p.encode()) >= PROMPT][:32]
     first = {name: load_cell(name, cells.folder(*next(c for c in results if c[0] == name))) for name in names}
-    single, many = writing_seconds(first, prompts[:1]), writing_seconds(first, prompts)
+    writers = {name: model for name, model in first.items() if can_write(name)}
+    single, many = writing_seconds(writers, prompts[:1]), writing_seconds(writers, prompts)
     rows = []
     for name in names:
         mine = [cell for cell in results if cell[0] == name]
@@ -187,8 +195,8 @@ def show(names, best, cells, results, arguments):
         row["bytes a segment"] = None
         if not is_flat(name):
             row["bytes a segment"] = segment_figures(models[0], tokenizer_of(name), passages[:100])["bytes_per_segment"]
-        row["writing, B/s"] = WRITTEN / single[name]
-        row["32 at once, B/s"] = len(prompts) * WRITTEN / many[name]
+        row["writing, B/s"] = WRITTEN / single[name] if name in writers else None
+        row["32 at once, B/s"] = len(prompts) * WRITTEN / many[name] if name in writers else None
         rows.append(row | {task: float(np.mean([found[task] for found in tasks])) for task in TASKS})
     # Last, since it leaves the models in training.
     seconds, size = training_seconds(first, arguments)

@@ -241,11 +241,11 @@ class AbstractinatorConfig(PreTrainedConfig):
             "level_intermediate_sizes": [256],
             "compressor_layers": [1],
             "expander_layers": [1],
-            "windows": [64],
+            "windows": [32],
             "target_segment_lengths": [5.0],
         }
-        ngrams = {"ngram_sizes": [3, 4, 5], "ngram_buckets": 16384, "ngram_embedding_size": 32}
-        top = {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512}
+        ngrams = {"ngram_sizes": [3, 4, 5], "ngram_buckets": 36864, "ngram_embedding_size": 32}
+        top = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
         return cls(**sizes | ngrams | top | kwargs)
 
     @classmethod
