@@ -29,9 +29,11 @@ RUNS = Path("runs/fsq-language")
 SIZE = 32768
 PASSAGE_LENGTH, BATCH = 1024, 4
 TRUNK = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 344}
-READERS = ("autoencoder", "BPE", "words", "bytes")
+WITHIN_WORDS = "autoencoder, within words"  # no token over a space
+READERS = ("autoencoder", WITHIN_WORDS, "BPE", "words", "bytes")
 # What is trained beside the plain Llama on each reader's tokens: the autoencoder's with embeddings built from codes.
-CELLS = {name: name for name in READERS} | {"autoencoder, with codes": "autoencoder", "scorer": "bytes"}
+WITH_CODES = {f"{name}, with codes": name for name in ("autoencoder", WITHIN_WORDS)}
+CELLS = {name: name for name in READERS} | WITH_CODES | {"scorer": "bytes"}
 COMPARED = [cell for cell in CELLS if cell != "scorer"]
 RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
 # Who judges samples is no contestant: larger, trained twice as long, by a seed of its own.
@@ -47,8 +49,8 @@ def output_folder(arguments):
 
 def reader_of(name, tokenizer, train_file):
     """The named reader; what is learned is learned from the training text."""
-    if name == "autoencoder":
-        return of_transformers(AutoTokenizer.from_pretrained(tokenizer))
+    if name in ("autoencoder", WITHIN_WORDS):
+        return of_transformers(AutoTokenizer.from_pretrained(tokenizer, join_spans=name != WITHIN_WORDS))
     if name == "bytes":
         return raw_bytes()
     texts = texts_of(load_corpus(train_file=train_file, validation_file=train_file)["train"])
@@ -71,7 +73,7 @@ def prepare(arguments):
 
 def model_of(cell, size, tokenizer):
     """A new model of a cell."""
-    if cell == "autoencoder, with codes":
+    if cell in WITH_CODES:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer)
         fields = tokenizer.autoencoder.config.autoencoder_fields() | TRUNK
         model = FsqAutoencoderForCausalLM(FsqAutoencoderConfig(**fields, vocab_size=size, max_position_embeddings=2048))
@@ -118,7 +120,7 @@ def cut_bytes(text):
 
 def load_cell(cell, folder):
     """A trained cell."""
-    kind = FsqAutoencoderForCausalLM if cell.endswith("with codes") else LlamaForCausalLM
+    kind = FsqAutoencoderForCausalLM if cell in WITH_CODES else LlamaForCausalLM
     return kind.from_pretrained(folder, use_safetensors=True).eval()
 
 
