@@ -3,6 +3,7 @@
 Its attention is computed in blocks, as the hierarchical model's, so that it pays for no masked product.
 """
 
+import torch
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
@@ -40,6 +41,9 @@ class NgramLlama(LlamaForCausalLM):
         fields = {"level_sizes": [config.hidden_size], "level_heads": [config.num_attention_heads], **config.ngrams}
         self.model.embed_tokens = SymbolEmbedding(AbstractinatorConfig(**fields))
         self.post_init()
+        proj = self.model.embed_tokens.proj
+        with torch.no_grad():  # as the Abstractinator begins
+            proj.weight.normal_(std=proj.in_features**-0.5)
 
 
 def flat_config(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window=128, ngrams=None):

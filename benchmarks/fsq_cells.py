@@ -75,7 +75,9 @@ def language_command(folder, start, config, seed, arguments):
 
 def output_folder(arguments):
     """Where the cells of some files, recipes and seconds live."""
-    digest = hashlib.sha256(json.dumps([arguments.seconds, BATCH, *map(str, LEVELS.items())]).encode())
+    cells = (CODEBOOKS | SHAPES).items()
+    shapes = {str(name): modeling_textae.FsqAutoencoderConfig.nano(**config).to_diff_dict() for name, config in cells}
+    digest = hashlib.sha256(json.dumps([arguments.seconds, BATCH, shapes], sort_keys=True, default=str).encode())
     for path in (*RECIPES, *arguments.train_file, *arguments.validation_file):
         digest.update(Path(path).read_bytes())
     return RUNS / digest.hexdigest()[:12]

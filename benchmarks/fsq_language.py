@@ -42,8 +42,15 @@ SAMPLES, SAMPLE_BYTES = 48, 384
 
 
 def output_folder(arguments):
-    """Where the cells of one tokenizer, corpus and number of passages live."""
-    fingerprint = AutoTokenizer.from_pretrained(arguments.tokenizer).fingerprint
+    """Where the cells of one tokenizer, corpus and number of passages live.
+
+    Raises:
+        SystemExit: for a tokenizer that was saved without spans, which are switched on and off here.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    if not tokenizer.join_spans:
+        raise SystemExit(f"the tokenizer of {arguments.tokenizer} was saved with join_spans=False: save it with True")
+    fingerprint = tokenizer.fingerprint
     return RUNS / digest_of(arguments.train_file, fingerprint, arguments.passages, TRUNK, SCORER, BATCH, SIZE)
 
 
@@ -101,12 +108,13 @@ def train_cell(arguments):
 @torch.no_grad()
 def write_samples(model, reader, seed=0):
     """What a model writes after `<bos>`, drawn at temperature 1, and the characters it writes a second."""
-    torch.manual_seed(seed)
     # Bytes of one each are as many as are wanted; of larger tokens, half as many are enough.
     length = SAMPLE_BYTES if len(reader) < 1000 else SAMPLE_BYTES // 2
     ids = torch.full((SAMPLES, 1), reader.bos_token_id)
-    start = time.perf_counter()
     options = {"do_sample": True, "top_k": 0, "eos_token_id": None, "pad_token_id": reader.pad_token_id}
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, **options)  # the first calls are slow
+    torch.manual_seed(seed)
+    start = time.perf_counter()
     written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, **options)
     seconds = time.perf_counter() - start
     texts = [reader.decode(row[1:].tolist()) for row in written]

@@ -4,7 +4,8 @@
         --data_file test.jsonl.xz
 
 Each cell is recipes/abstractinator-nano-codes.yaml with so many steps, two at a time, each on one thread; a finished one is not
-trained again, one that was cut short goes on. Segments are as long as lets a byte cost about 4.6 bits of codes.
+trained again, one that was cut short goes on. A byte costs at most 4.7 bits of codes: what it does cost stands beside what comes
+back, since cells differ in it. `not seen` are codes that no segment of the measured passages has.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from processes import run_all
 
-from modeling_textae import AbstractinatorModel, AbstractinatorTokenizer
+from modeling_textae import AbstractinatorConfig, AbstractinatorModel, AbstractinatorTokenizer
 from modeling_textae.data.corpora import load_corpus
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.segments import given_back, segment_figures
@@ -50,7 +51,8 @@ CELLS = {
 
 def output_folder(arguments):
     """Where the cells of some files, recipe and configurations live."""
-    digest = hashlib.sha256(json.dumps(CELLS).encode())
+    shapes = {name: AbstractinatorConfig.nano(**config).to_diff_dict() for name, config in CELLS.items()}
+    digest = hashlib.sha256(json.dumps(shapes, sort_keys=True, default=str).encode())
     for path in (RECIPE, *arguments.train_file, *arguments.validation_file):
         digest.update(Path(path).read_bytes())
     return RUNS / digest.hexdigest()[:12]
@@ -70,7 +72,7 @@ def course(folder, steps):
     """How a cell's top codes fared in training: restarts after each quarter, and perplexity then."""
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     logged = [entry for entry in log if "code_restarts" in entry]
-    quarters = [next(e for e in logged if e["step"] >= steps * quarter // 4) for quarter in (1, 2, 3)] + [logged[-1]]
+    quarters = [next((e for e in logged if e["step"] >= steps * q // 4), logged[-1]) for q in (1, 2, 3)] + logged[-1:]
 
     def told(name):
         return " · ".join(f"{float(entry[name]):.0f}" for entry in quarters)
@@ -91,7 +93,8 @@ def measured(name, folder, passages, arguments):
         "bytes right, codes alone": back["bytes_right"],
         "codes used": found["codes_used"],
         "perplexity": found["perplexity"],
-        "dead codes": round((1 - found["codes_used"]) * found["codebook_size"]),
+        "segments": found["segments"],
+        "not seen": round((1 - found["codes_used"]) * found["codebook_size"]),
         **course(folder, arguments.steps),
     }
 
@@ -108,6 +111,7 @@ def main():
     parser.add_argument("--given_back", type=int, default=200, help="passages that are reconstructed")
     arguments = parser.parse_args()
     output = output_folder(arguments)
+    texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
     folders = {
         name: output / f"{name.replace(', ', '-').replace(' ', '-')}-{arguments.steps}" for name in arguments.cells
     }
@@ -116,7 +120,6 @@ def main():
         for name, folder in folders.items()
         if not (folder / "report.json").is_file()
     )
-    texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
     passages = sample_passages(texts, PASSAGE_LENGTH, arguments.passages, 0)
     show_table(
         RUNS / "table",

@@ -1,8 +1,8 @@
 """Language models that are trained for equal seconds of the processor, each in a process of its own: what benchmarks of them
 share.
 
-Two cells at a time, each on one thread; seconds are those of the processor, so that neighbours do not matter. The last fiftieth
-of the rows validates and is not trained on. A finished cell is not run again.
+Two cells at a time, each on one thread; seconds are those of the processor, which neighbours touch through its caches alone:
+leave the machine to them. The last fiftieth of the rows validates and is not trained on. A finished cell is not run again.
 """
 
 import hashlib
@@ -86,7 +86,7 @@ def train_for(seconds, model, rows, pad, rate, seed, batch_size, name):
     Returns:
         `dict`: `steps`, `tokens` that were trained on and `validation nats`, the sum over the rows held out.
     """
-    held_out = len(rows) // 50
+    held_out = max(len(rows) // 50, 1)
     optimizer = MuonWithAdamW(model.train(), rate, 2 * rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     generator, start, steps, tokens = np.random.default_rng(seed), time.process_time(), 0, 0

@@ -493,6 +493,19 @@ def test_generation_in_a_batch_equals_that_without_cache(model, arguments):
     assert cached.shape == (2, 25)
 
 
+def test_generation_can_be_asked_for_all_that_transformers_knows(model):
+    ids = some_ids(2, 10)
+    options = {
+        "return_dict_in_generate": True,
+        "output_hidden_states": True,
+        "output_attentions": True,
+        "output_scores": True,
+    }
+    found = model.generate(input_ids=ids, max_new_tokens=3, pad_token_id=PAD, eos_token_id=None, **options)
+    assert found.sequences.shape == (2, 13)
+    assert len(found.scores) == 3
+
+
 def test_prompts_of_different_lengths_go_on_as_alone(model):
     prompts = ["hello world", b"a", "to be or not to be, that"]
     together = model.generate_bytes(prompts, max_new_bytes=12)

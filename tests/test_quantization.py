@@ -161,11 +161,21 @@ def test_codebook_starts_from_k_means_and_dead_codes_start_anew():
     assert torch.equal(quantizer.indices(vectors), quantizer.nearest(vectors))
 
 
-def test_perplexity_is_that_of_the_usages():
-    quantizer = VectorQuantizer(4, 2)
-    quantizer.usage.copy_(torch.tensor([3.0, 1.0, 0.0, 0.0]))
-    shares = torch.tensor([0.75, 0.25])
-    assert quantizer.perplexity() == pytest.approx(2 ** -(shares * shares.log2()).sum().item())
+def test_perplexity_is_that_of_the_codes_that_were_drawn_and_knows_no_restart():
+    vectors = torch.tensor([[0.0, 0.0]] * 3 + [[9.0, 9.0]]) + 1e-3 * torch.randn(4, 2)
+    parameter = nn.Parameter(torch.zeros(()))
+    quantizer = VectorQuantizer(16, 2, decay=0.5).train()
+    assert quantizer.perplexity() == 1
+    counts = torch.zeros(16)
+    for _ in range(8):
+        _, numbers, _ = quantizer(vectors, parameter)
+        counts = 0.5 * counts + torch.bincount(numbers, minlength=16)
+        with torch.no_grad():
+            parameter.add_(1)  # the optimizer's step
+    quantizer(vectors, parameter)
+    shares = counts[counts > 0] / counts.sum()
+    assert quantizer.restarts > 0
+    torch.testing.assert_close(quantizer.perplexity(), (-(shares * shares.log()).sum()).exp())
 
 
 def test_more_codes_than_vectors_can_start():

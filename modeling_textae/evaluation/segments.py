@@ -44,7 +44,7 @@ def segment_figures(model, tokenizer, passages, batch_size=16):
 
 
 def given_back(model, tokenizer, passages, batch_size=32):
-    """What the autoencoder gives back of passages out of their codes alone.
+    """What the autoencoder gives back of passages out of their codes alone, or, without codes, of vectors and lengths.
 
     Args:
         model ([`AbstractinatorModel`]), tokenizer ([`AbstractinatorTokenizer`]), passages (`list[str]`), batch_size (`int`).
@@ -133,12 +133,13 @@ def run_report(model, tokenizer, passages):
     lines.append(f"cuts that a batch flips in a million bytes: {figure(figures['flipped_cuts'])}")
     if "codes_used" in figures:
         lines.append(
-            f"codes used: {figure(figures['codes_used'])} of {figures['codebook_size']}, perplexity "
-            f"{figure(figures['perplexity'])}, {figure(figures['code_bits_per_byte'])} bits a byte"
+            f"codes used by {figures['segments']} segments: {figure(figures['codes_used'])} of {figures['codebook_size']}, "
+            f"perplexity {figure(figures['perplexity'])}, {figure(figures['code_bits_per_byte'])} bits a byte"
         )
     if model.base_model.reconstructs:
         figures |= given_back(model.base_model, tokenizer, passages)
-        lines.append(f"bytes right out of codes alone: {figure(figures['bytes_right'])}")
+        told = "codes alone" if "codes_used" in figures else "vectors and lengths"
+        lines.append(f"bytes right out of {told}: {figure(figures['bytes_right'])}")
     if model.base_model.reconstructs and getattr(model, "code_transformer", None) and model.config.code_weight:
         figures |= two_part_figures(model, tokenizer, passages)
         lines.append(

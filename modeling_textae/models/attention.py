@@ -26,15 +26,23 @@ def rotary_table(positions, head_dim, theta=10000.0, dtype=torch.float32):
 
 
 @lru_cache(maxsize=16)
-def whole_rotary_table(length, head_dim, theta, device):
-    """[`rotary_table`] of the places from 0 to `length - 1`, kept; each of shape `(length, head_dim)`."""
+def whole_rotary_table(length, head_dim, theta):
+    """[`rotary_table`] of the places from 0 to `length - 1`, kept; each of shape `(length, head_dim)`, on the CPU."""
     with torch.inference_mode(False), torch.no_grad():
-        place = torch.arange(length, device=device)[None]
+        place = torch.arange(length, device="cpu")[None]
         return tuple(part[0, 0] for part in rotary_table(place, head_dim, theta))
 
 
+def can_be_read(tensor):
+    """Whether a tensor's numbers cost nothing to look at: on a CPU, outside of a compiler."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+KEPT_PLACES = 1 << 16
+
+
 def rotary_rows(places, head_dim, theta=10000.0):
-    """[`rotary_table`] of one place a row, looked up.
+    """[`rotary_table`] of one place a row, looked up where that is faster.
 
     Args:
         places (`torch.LongTensor` of shape `(batch,)`), head_dim (`int`), theta (`float`): as of [`rotary_table`].
@@ -42,8 +50,10 @@ def rotary_rows(places, head_dim, theta=10000.0):
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`, each of shape `(batch, 1, 1, head_dim)`.
     """
+    if not can_be_read(places) or int(places.max()) >= KEPT_PLACES:
+        return rotary_table(places[:, None], head_dim, theta)
     length = max(1 << int(places.max()).bit_length(), 1024)
-    cosine, sine = whole_rotary_table(length, head_dim, theta, places.device)
+    cosine, sine = whole_rotary_table(length, head_dim, theta)
     return cosine[places][:, None, None], sine[places][:, None, None]
 
 

@@ -14,6 +14,7 @@ from .attention import (
     apply_rotary,
     attention_implementation,
     blocked_window_attention,
+    can_be_read,
     eager_attention_forward,
     rotary_rows,
     rotary_table,
@@ -86,7 +87,7 @@ class SlidingWindowAttention(nn.Module):
         query, key, value = self.projected(states, table)
         keys, values = torch.cat((rows.keys, key), 2), torch.cat((rows.values, value), 2)
         mask = None
-        if int(seen.min()) < self.window - 1:
+        if not can_be_read(seen) or int(seen.min()) < self.window - 1:  # a full window needs no mask
             place = torch.arange(self.window, device=states.device)
             mask = (place >= self.window - 1 - seen.clamp(max=self.window - 1)[:, None])[:, None, None]
         output = self.attend(query, keys, values, mask)

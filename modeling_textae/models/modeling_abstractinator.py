@@ -49,7 +49,7 @@ class AbstractinatorOutput(AutoencoderOutput):
         byte_accuracy (`torch.FloatTensor` of shape `()`): share of the labels that score best.
         code_use (`torch.FloatTensor` of shape `()`): distinct top codes over top segments in this batch.
         code_restarts (`torch.LongTensor` of shape `()`): how often, so far, a top code that nothing used has started anew.
-        code_perplexity (`torch.FloatTensor` of shape `()`): of the frequencies of top codes, as moving averages have them.
+        code_perplexity (`torch.FloatTensor` of shape `()`): of the frequencies of top codes over the last steps; in training.
         segment_length (`torch.FloatTensor` of shape `()`): mean bytes in a segment of the top.
         logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): `logits[:, t]` are the scores of token `t + 1`,
             told the code of its segment; not while training with labels, where nothing reads them.
@@ -96,18 +96,20 @@ class AbstractinatorCausalLMOutput(AbstractinatorOutput):
 
 @dataclass
 class AbstractinatorStepOutput(ModelOutput):
-    """What [`AbstractinatorForCausalLM`] returns beside a cache: three fields, since one byte's time is in part what its output
+    """What [`AbstractinatorForCausalLM`] returns beside a cache: few fields, since one byte's time is in part what its output
     takes to make.
 
     Attributes:
         logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`), last_hidden_state (`torch.FloatTensor` of shape
             `(batch, length, level_sizes[0])`), past_key_values ([`HierarchicalCache`]): as of
-            [`AbstractinatorCausalLMOutput`].
+            [`AbstractinatorCausalLMOutput`]. hidden_states, attentions: none.
     """
 
     logits: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
     past_key_values: Cache | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
 
 
 class CodeSequenceTransformer(nn.Module):
@@ -489,7 +491,8 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
             figures["code_use"] = torch.tensor(len(codes.unique()) / max(len(codes), 1), device=codes.device)
             quantizer = self.autoencoder.compressors[-1].quantizer
             figures["code_restarts"] = quantizer.restarts.clone()
-            figures["code_perplexity"] = quantizer.perplexity()
+            if self.training:
+                figures["code_perplexity"] = quantizer.perplexity()
         figures["segment_length"] = (levels[0].lengths - 1).sum() / levels[-1].counts.sum().clamp(min=1)
         return figures
 

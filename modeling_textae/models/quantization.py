@@ -183,6 +183,8 @@ class VectorQuantizer(StepStatistics):
         self.decay, self.dead_usage, self.rotation, self.eps = decay, dead_usage, rotation, eps
         self.register_buffer("codebook", torch.empty(num_codes, dim))
         self.register_buffer("usage", torch.empty(num_codes))
+        # Unlike the usage it begins at 0, and codes that start anew get none.
+        self.register_buffer("frequencies", torch.empty(num_codes))
         self.register_buffer("averages", torch.empty(num_codes, dim))
         self.register_buffer("recent", torch.empty(num_recent, dim))
         self.register_buffer("steps", torch.empty((), dtype=torch.long))
@@ -196,6 +198,7 @@ class VectorQuantizer(StepStatistics):
         init.normal_(self.codebook)
         init.copy_(self.averages, self.codebook)
         init.ones_(self.usage)
+        init.zeros_(self.frequencies)
         init.zeros_(self.recent)
         init.zeros_(self.steps)
         init.zeros_(self.restarts)
@@ -206,8 +209,8 @@ class VectorQuantizer(StepStatistics):
         return len(self.codebook)
 
     def perplexity(self):
-        """Perplexity of how often codes are used, by the moving averages; shape `()`."""
-        shares = self.usage / self.usage.sum().clamp(min=self.eps)
+        """Perplexity of how often codes were used over the last steps, shape `()`; 1 before the first."""
+        shares = self.frequencies / self.frequencies.sum().clamp(min=self.eps)
         return torch.special.entr(shares).sum().exp()
 
     def distances(self, vectors):
@@ -292,6 +295,7 @@ class VectorQuantizer(StepStatistics):
     def apply_statistics(self, usage, vectors):
         """Move the codebook towards the means of a step's vectors, and let dead codes start anew."""
         self.usage.lerp_(usage, 1 - self.decay)
+        self.frequencies.lerp_(usage, 1 - self.decay)
         self.averages.lerp_(vectors, 1 - self.decay)
         total = self.usage.sum()
         smoothed = (self.usage + self.eps) / (total + self.codebook_size * self.eps) * total
