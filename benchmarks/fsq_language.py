@@ -135,6 +135,8 @@ def load_cell(cell, folder):
 def compare(arguments):
     """Tune, train, measure, and print the table."""
     torch.set_num_threads(1)
+    texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
+    passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
     arguments.output = output_folder(arguments)
     prepare(arguments)
     cells = Cells(__file__, arguments.output, tokenizer=arguments.tokenizer)
@@ -142,8 +144,6 @@ def compare(arguments):
     finals = [(cell, best[cell], arguments.seconds, seed) for seed in arguments.seeds for cell in COMPARED]
     scorer_cell = ("scorer", best["bytes"], 2 * arguments.seconds, 99)
     results = cells.run([*finals, scorer_cell])
-    texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
-    passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
     scorer, byte_reader = load_cell("scorer", cells.folder(*scorer_cell)), raw_bytes()
     real = language_figures(scorer, byte_reader, [cut_bytes(p) for p in passages[:SAMPLES]])["bits_per_byte"]
     rows = []

@@ -178,10 +178,8 @@ def task_figures(cell, model, arguments):
     return {task: found["groups"][task]["acc,none"] for task in TASKS}
 
 
-def show(names, best, cells, results, arguments):
+def show(names, best, cells, results, passages, arguments):
     """Measure trained cells and print the table."""
-    texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
-    passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
     prompts = [p.encode()[:PROMPT] for p in passages if len(p.encode()) >= PROMPT][:32]
     first = {name: load_cell(name, cells.folder(*next(c for c in results if c[0] == name))) for name in names}
     writers = {name: model for name, model in first.items() if can_write(name)}
@@ -216,6 +214,10 @@ def show(names, best, cells, results, arguments):
 def compare(arguments):
     """Tune, train and measure."""
     torch.set_num_threads(1)
+    texts = texts_of(load_corpus(train_file=arguments.data_file, validation_file=arguments.data_file)["train"])
+    passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
+    if not Path(arguments.data_dir).is_dir():
+        raise SystemExit(f"{arguments.data_dir} is no folder: --data_dir has the files of BLiMP and CUTE")
     arguments.output = output_folder(arguments)
     prepare(arguments)
     cells = Cells(__file__, arguments.output, batch_size=arguments.batch_size)
@@ -230,7 +232,7 @@ def compare(arguments):
             names.append(chosen["cell"])
             best[chosen["cell"]] = chosen["rate"]
     finals = [(name, best[name], arguments.seconds, seed) for seed in arguments.seeds for name in names]
-    show(names, best, cells, dict(zip(finals, cells.run(finals), strict=True)), arguments)
+    show(names, best, cells, dict(zip(finals, cells.run(finals), strict=True)), passages, arguments)
 
 
 def main():
