@@ -451,6 +451,20 @@ def test_the_recipes_for_a_gpu_run_from_chunks_to_a_language_model(tmp_path):
     assert AutoModelForCausalLM.from_pretrained(second).config.num_hidden_layers == 8
 
 
+def test_the_abstractinator_s_recipe_for_a_gpu_runs(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The end of the river is not the end of the water. " * 400)
+    sizes = {"level_sizes": [16], "level_heads": [2], "level_intermediate_sizes": [16], "hidden_size": 16}
+    sizes |= {"num_attention_heads": 2, "intermediate_size": 16}
+    arguments = [
+        str(ROOT / "recipes" / "abstractinator-base.yaml"), "--train_file", str(text), "--validation_file", str(text),
+        "--max_steps", "2", "--config", json.dumps(sizes), "--per_device_train_batch_size", "2", "--report_passages", "3",
+        "--passage_length", "512", "--output_dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert run_pretraining.main(arguments) == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run").config.num_hidden_layers == 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -261,4 +261,5 @@ class AbstractinatorConfig(PreTrainedConfig):
             "target_segment_lengths": [5.0],
         }
         top = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1376}
-        return cls(**sizes | top | kwargs)
+        ngrams = {"ngram_sizes": [3, 4, 5], "ngram_buckets": 16384, "ngram_embedding_size": 48}
+        return cls(**sizes | ngrams | top | kwargs)
