@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from language_cells import Cells, digest_of, store_rows, stored_rows, train_for
+from language_cells import NEGATIVES, Cells, digest_of, store_rows, stored_rows, train_for
 from peers import bpe, of_transformers, raw_bytes, words
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -27,7 +27,7 @@ from modeling_textae.evaluation.texts import sample_passages, texts_of
 
 RUNS = Path("runs/fsq-language")
 SIZE = 32768
-PASSAGE_LENGTH, BATCH = 1024, 4
+PASSAGE_LENGTH, BATCH = 1024, 8
 TRUNK = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 344}
 WITHIN_WORDS = "autoencoder, within words"  # no token over a space
 READERS = ("autoencoder", WITHIN_WORDS, "BPE", "words", "bytes")
@@ -35,7 +35,7 @@ READERS = ("autoencoder", WITHIN_WORDS, "BPE", "words", "bytes")
 WITH_CODES = {f"{name}, with codes": name for name in ("autoencoder", WITHIN_WORDS)}
 CELLS = {name: name for name in READERS} | WITH_CODES | {"scorer": "bytes"}
 COMPARED = [cell for cell in CELLS if cell != "scorer"]
-RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
+RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
 # Who judges samples is no contestant: larger, trained twice as long, by a seed of its own.
 SCORER = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 512}
 SAMPLES, SAMPLE_BYTES = 48, 384
@@ -51,7 +51,9 @@ def output_folder(arguments):
     if not tokenizer.join_spans:
         raise SystemExit(f"the tokenizer of {arguments.tokenizer} was saved with join_spans=False: save it with True")
     fingerprint = tokenizer.fingerprint
-    return RUNS / digest_of(arguments.train_file, fingerprint, arguments.passages, TRUNK, SCORER, BATCH, SIZE)
+    return RUNS / digest_of(
+        arguments.train_file, fingerprint, arguments.passages, TRUNK, SCORER, BATCH, SIZE, NEGATIVES
+    )
 
 
 def reader_of(name, tokenizer, train_file):

@@ -7,6 +7,7 @@ leave the machine to them. The last fiftieth of the rows validates and is not tr
 
 import hashlib
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -16,10 +17,12 @@ import torch
 from processes import run_all
 from transformers import LlamaForCausalLM
 
+from modeling_textae import FsqAutoencoderForCausalLM
 from modeling_textae.data.collators import pad_rows, padding_mask
 from modeling_textae.models.autoencoder import linear_cross_entropy
 from modeling_textae.training.optimizers import MuonWithAdamW, bfloat16_is_fast
 
+NEGATIVES = 4096  # tokens that a batch's are told from, where there are more than twice as many
 VALIDATION_ROWS = 256  # of the held-out rows, at most
 WARMUP = 0.05  # of the seconds
 
@@ -54,14 +57,42 @@ def batch_of(rows, pad):
     return {"input_ids": pad_rows(rows, pad), "attention_mask": padding_mask(rows), "labels": labels}
 
 
+def states_and_scores(model, batch):
+    """A model's states at all places, and the matrix whose products with them are the scores."""
+    inputs = {"attention_mask": batch["attention_mask"]}
+    if isinstance(model, FsqAutoencoderForCausalLM):
+        embeds = model.embeddings(batch["input_ids"])[0]
+        return model.trunk(inputs_embeds=embeds, use_cache=False, **inputs).last_hidden_state, model.lm_head.weight
+    states = model.model(input_ids=batch["input_ids"], use_cache=False, **inputs).last_hidden_state
+    return states, model.lm_head.weight
+
+
+def sampled_cross_entropy(states, weight, labels):
+    """Cross-entropy against the tokens of the batch and [`NEGATIVES`] others, drawn evenly, which stand for all that are neither.
+
+    Source: Jean et al. 2015, "On using very large target vocabulary for neural machine translation", section 3.
+    """
+    asked = labels != -100
+    states, labels = states[asked], labels[asked]
+    own = labels.unique()
+    others = torch.randint(len(weight), (NEGATIVES,))
+    others = others[~torch.isin(others, own)]
+    standing_for = torch.zeros(len(own) + len(others))
+    standing_for[len(own) :] = math.log((len(weight) - len(own)) / len(others))
+    scores = torch.nn.functional.linear(states, weight[torch.cat((own, others))], standing_for)
+    return torch.nn.functional.cross_entropy(scores, torch.searchsorted(own, labels))
+
+
 def loss_of(model, batch):
-    """The loss of a batch. A plain Llama's is computed in parts, as this package's models compute theirs: a matrix of scores of
-    all tokens costs more than all the rest where tokens are many."""
-    if not isinstance(model, LlamaForCausalLM):
+    """The loss of a batch. Where tokens are many, scores of all of them cost more than all the rest: such a model is trained on a
+    sample of them."""
+    if not isinstance(model, (LlamaForCausalLM, FsqAutoencoderForCausalLM)):
         return model(**batch).loss
-    states = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    states, weight = states_and_scores(model, batch)
     labels = batch["labels"][:, 1:]
-    return linear_cross_entropy(states[:, :-1], model.lm_head.weight, labels, (labels != -100).sum())
+    if len(weight) > 2 * NEGATIVES:
+        return sampled_cross_entropy(states[:, :-1], weight, labels)
+    return linear_cross_entropy(states[:, :-1], weight, labels, (labels != -100).sum())
 
 
 def training_step(model, optimizer, batch):
