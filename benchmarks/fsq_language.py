@@ -31,7 +31,7 @@ PASSAGE_LENGTH, BATCH = 1024, 8
 TRUNK = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 344}
 WITHIN_WORDS = "autoencoder, within words"  # no token over a space
 READERS = ("autoencoder", WITHIN_WORDS, "BPE", "words", "bytes")
-# What is trained beside the plain Llama on each reader's tokens: the autoencoder's with embeddings built from codes.
+# What is trained beside the plain Llama on each reader's tokens: the autoencoder's with embeddings and scores built from codes.
 WITH_CODES = {f"{name}, with codes": name for name in ("autoencoder", WITHIN_WORDS)}
 CELLS = {name: name for name in READERS} | WITH_CODES | {"scorer": "bytes"}
 COMPARED = [cell for cell in CELLS if cell != "scorer"]
@@ -84,7 +84,7 @@ def model_of(cell, size, tokenizer):
     """A new model of a cell."""
     if cell in WITH_CODES:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        fields = tokenizer.autoencoder.config.autoencoder_fields() | TRUNK
+        fields = tokenizer.autoencoder.config.autoencoder_fields() | TRUNK | {"code_scores": True}
         model = FsqAutoencoderForCausalLM(FsqAutoencoderConfig(**fields, vocab_size=size, max_position_embeddings=2048))
         model.model.load_state_dict(tokenizer.autoencoder.state_dict())
         model.adopt(tokenizer)

@@ -62,7 +62,7 @@ def states_and_scores(model, batch):
     inputs = {"attention_mask": batch["attention_mask"]}
     if isinstance(model, FsqAutoencoderForCausalLM):
         embeds = model.embeddings(batch["input_ids"])[0]
-        return model.trunk(inputs_embeds=embeds, use_cache=False, **inputs).last_hidden_state, model.lm_head.weight
+        return model.trunk(inputs_embeds=embeds, use_cache=False, **inputs).last_hidden_state, model.score_matrix()
     states = model.model(input_ids=batch["input_ids"], use_cache=False, **inputs).last_hidden_state
     return states, model.lm_head.weight
 

@@ -434,6 +434,7 @@ CASES = [
                 "frozen": "nothing",
                 "reconstruction_weight": 0.5,
                 "token_embedding_size": 16,
+                "code_scores": True,
                 "tie_word_embeddings": False,
             }
             | fields

@@ -175,6 +175,23 @@ def test_embeddings_are_a_table_and_a_projection_of_codes():
         torch.testing.assert_close(found[0, place], expected)
 
 
+def test_scores_are_those_of_the_whole_matrix():
+    model, tokenizer = language_model(code_scores=True)
+    torch.nn.init.normal_(model.score_proj.weight)
+    ids = torch.tensor([tokenizer(" river of <eos>")["input_ids"]])
+    states, matrix = torch.randn(2, 3, model.lm_head.in_features), model.score_matrix()
+    for i in ids[0].tolist():
+        latents = tokenizer.autoencoder.encode(torch.tensor([list(tokenizer.decode_bytes([i]))]))
+        torch.testing.assert_close(matrix[i], model.lm_head.weight[i] + model.score_proj(latents.flatten()))
+    assert torch.equal(matrix[tokenizer.eos_token_id], model.lm_head.weight[tokenizer.eos_token_id])
+    torch.testing.assert_close(model.score_matrix(ids[0]), matrix[ids[0]])
+    torch.testing.assert_close(model.scores(states), states @ matrix.T, atol=1e-5, rtol=1e-5)
+    plain = model.eval()(ids, labels=ids).loss
+    torch.testing.assert_close(model.train()(ids, labels=ids).loss, plain)
+    model(ids, labels=ids).loss.backward()
+    assert model.score_proj.weight.grad.abs().sum() > 0
+
+
 def test_chunk_bytes_give_the_codes_of_the_table():
     model, tokenizer = language_model()
     model.model.load_state_dict(tokenizer.autoencoder.state_dict())  # the very weights that the codes were made with

@@ -56,6 +56,7 @@ class FsqAutoencoderConfig(PreTrainedConfig):
             max_position_embeddings (`int`, defaults to 1024), rope_theta (`float`, defaults to 10000): of its Llama trunk.
         token_embedding_size (`int`, *optional*): of the table of tokens, where smaller than `hidden_size`.
         code_embeddings (`bool`, defaults to `True`): add a projection of its code to each token's embedding.
+        code_scores (`bool`, defaults to `False`): add another to the row of the scores' matrix that is each token's.
         frozen (`str`, defaults to `"autoencoder"`): what language modelling leaves alone: `autoencoder`, `encoder` or `nothing`.
         reconstruction_weight (`float`, defaults to 0): of the loss with which the decoder spells the next chunk out of the
             trunk's states.
@@ -107,6 +108,7 @@ class FsqAutoencoderConfig(PreTrainedConfig):
     rope_theta: float | int = 10000.0
     token_embedding_size: int | None = None
     code_embeddings: bool = True
+    code_scores: bool = False
     frozen: str = "autoencoder"
     reconstruction_weight: float | int = 0.0
     tokenizer_fingerprint: str | None = None

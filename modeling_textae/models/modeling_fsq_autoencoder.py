@@ -591,6 +591,7 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             self.embed_proj = nn.Linear(width, config.hidden_size, bias=False)
             self.head_proj = nn.Linear(config.hidden_size, width, bias=False)
         self.code_proj = nn.Linear(codes_width, config.hidden_size, bias=False) if config.code_embeddings else None
+        self.score_proj = nn.Linear(codes_width, width, bias=False) if config.code_scores else None
         self.to_codes = nn.Linear(config.hidden_size, codes_width) if config.reconstruction_weight else None
         # Of each token the numbers of its codes, -1 for special tokens, and for all until a tokenizer is adopted.
         self.register_buffer("token_codes", torch.empty(config.vocab_size, config.num_codes, dtype=torch.int32))
@@ -616,8 +617,9 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         super()._init_weights(module)
         if isinstance(module, FsqAutoencoderForCausalLM):
             init.constant_(module.token_codes, -1)
-            if module.code_proj is not None:
-                init.normal_(module.code_proj.weight, std=self.config.initializer_range)
+            for proj in (module.code_proj, module.score_proj):
+                if proj is not None:
+                    init.normal_(proj.weight, std=self.config.initializer_range)
 
     def train(self, mode=True):
         """As of any module; the autoencoder's statistics stay those that the tokenizer was made with."""
@@ -806,13 +808,13 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
         # An adapter on the head has no one matrix.
         in_parts = self.training and labels is not None and type(self.lm_head) is nn.Linear
         before_head = kept if self.head_proj is None else self.head_proj(kept)
-        logits = None if in_parts else self.lm_head(before_head)
+        logits = None if in_parts else self.scores(before_head)
         losses = {}
         if labels is not None:
             if num_items_in_batch is None:
                 num_items_in_batch = (labels[:, 1:] != -100).sum()
             if in_parts:
-                told = before_head[:, :-1], self.lm_head.weight, labels[:, 1:]
+                told = before_head[:, :-1], self.score_matrix(), labels[:, 1:]
                 parts = {"language_loss": linear_cross_entropy(*told, num_items_in_batch)}
             else:
                 parts = {"language_loss": label_cross_entropy(logits[:, :-1], labels[:, 1:], num_items_in_batch)}
@@ -828,6 +830,25 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def codes_of_tokens(self):
+        """The codes of all tokens, shape `(vocab_size, num_codes * code_size)`; 0 for those that have none."""
+        indices = self.token_codes.long()
+        codes = self.model.quantizer.indices_to_codes(indices.clamp(min=0))
+        return (codes * (indices >= 0).all(-1)[:, None, None]).flatten(1).to(self.dtype)
+
+    def score_matrix(self, rows=slice(None)):
+        """The matrix whose products with what comes before the head are the scores, shape `(vocab_size, width)`, or some of its
+        rows."""
+        matrix = self.lm_head.weight[rows]
+        return matrix if self.score_proj is None else matrix + self.score_proj(self.codes_of_tokens()[rows])
+
+    def scores(self, states):
+        """Scores of all tokens from what comes before the head, shape `(..., width)`."""
+        scores = self.lm_head(states)
+        if self.score_proj is not None:  # few numbers a code: cheaper than the whole matrix
+            scores = scores + (states @ self.score_proj.weight) @ self.codes_of_tokens().T
+        return scores
 
     def spelling_loss(self, states, codes, chunk_bytes, labels, num_items_in_batch):
         """Cross-entropy of bytes and length, over all tokens that are asked for and have a code: of the next out of a state,
