@@ -6,8 +6,8 @@
 
 The model has read its training text; the others have not, which is unequal. With `--prime_file` they get that text before the
 bytes, and what it costs alone is taken off; gzip looks back no further than 32 KB of it. The model's own size is in no figure.
-`--scored` takes the model's bits as the likelihood has them, without coding: files
-are within 1 % of these, and coding takes many times as long. The model begins anew every `--stream_length` bytes.
+`--scored` takes the model's bits as the likelihood has them, without coding: files are within 1 % of these, and coding takes many
+times as long. The model begins anew every `--stream_length` bytes.
 """
 
 import argparse

@@ -81,15 +81,11 @@ class SlidingWindowAttention(nn.Module):
         output = blocked_window_attention(self.attend, query, key, value, self.window)
         return self.o_proj(output.reshape(states.shape)), key, value
 
-    def step(self, states, table, seen, rows):
-        """Attend from one more place of each row, shape `(batch, 1, size)`, of which `seen` came before, shape `(batch,)`, to
-        it and to what its [`LayerRows`] keep, which move on."""
+    def step(self, states, table, mask, rows):
+        """Attend from one more place of each row, shape `(batch, 1, size)`, to it and to what its [`LayerRows`] keep, as far as
+        the mask of [`LocalTrunk.seen_places`] says; they move on."""
         query, key, value = self.projected(states, table)
         keys, values = torch.cat((rows.keys, key), 2), torch.cat((rows.values, value), 2)
-        mask = None
-        if not can_be_read(seen) or int(seen.min()) < self.window - 1:  # a full window needs no mask
-            place = torch.arange(self.window, device=states.device)
-            mask = (place >= self.window - 1 - seen.clamp(max=self.window - 1)[:, None])[:, None, None]
         output = self.attend(query, keys, values, mask)
         rows.keys, rows.values = keys[:, :, 1:], values[:, :, 1:]
         return self.o_proj(output.reshape(states.shape))
@@ -123,9 +119,9 @@ class LocalLayer(GradientCheckpointingLayer):
         states = states + attended
         return states + self.feed_forward(states), key, value
 
-    def step(self, states, table, seen, rows):
+    def step(self, states, table, mask, rows):
         """One more place; arguments as of [`SlidingWindowAttention.step`]."""
-        states = states + self.attention.step(self.attention_norm(states), table, seen, rows)
+        states = states + self.attention.step(self.attention_norm(states), table, mask, rows)
         return states + self.feed_forward(states)
 
 
@@ -159,11 +155,20 @@ class LocalTrunk(nn.Module):
         place = place.clamp(min=0)[:, None, :, None]
         return [LayerRows(*(v.gather(2, place.expand(-1, v.shape[1], -1, v.shape[3])) for v in pair)) for pair in kept]
 
+    def seen_places(self, seen):
+        """Which places of the window are a row's own, of which `seen` came before its newest, shape `(batch,)`; to shape
+        `(batch, 1, 1, window)`, or `None` where all are."""
+        if can_be_read(seen) and int(seen.min()) >= self.window - 1:
+            return None
+        place = torch.arange(self.window, device=seen.device)
+        return (place >= self.window - 1 - seen.clamp(max=self.window - 1)[:, None])[:, None, None]
+
     def step(self, states, seen, rows):
-        """One more place of each row, shape `(batch, 1, size)`; arguments as of [`SlidingWindowAttention.step`]."""
-        table = rotary_rows(seen, self.head_dim, self.config.rope_theta)
+        """One more place of each row, shape `(batch, 1, size)`, of which `seen` came before, shape `(batch,)`, after what each
+        layer's [`LayerRows`] keep."""
+        table, mask = rotary_rows(seen, self.head_dim, self.config.rope_theta), self.seen_places(seen)
         for layer, of_layer in zip(self.layers, rows, strict=True):
-            states = layer.step(states, table, seen, of_layer)
+            states = layer.step(states, table, mask, of_layer)
         return self.norm(states)
 
 

@@ -719,11 +719,11 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
             embeds = self.embed_proj(embeds)
         if self.code_proj is None and (self.to_codes is None or chunk_bytes is None):
             return embeds, None
-        indices = self.token_codes[input_ids].long()
-        has_code = (indices >= 0).all(-1)[..., None, None]
         if chunk_bytes is None:
-            codes = self.model.quantizer.indices_to_codes(indices.clamp(min=0))
+            codes = self.encode(input_ids)
         else:
+            indices = self.token_codes[input_ids]
+            has_code = (indices >= 0).all(-1)[..., None, None]
             # Only what has a code is encoded: padding is no chunk.
             chunks = chunk_bytes[has_code.flatten(2).any(-1)]
             # Not in autocast's precision: in bfloat16 many a chunk has another code than the tokenizer's.
@@ -731,7 +731,6 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
                 found = self.model.quantized(chunks.where(chunks < NUM_BYTES, 0), (chunks < NUM_BYTES).sum(1))[0]
             codes = found.new_zeros(*indices.shape, found.shape[-1])
             codes = codes.masked_scatter(has_code.expand_as(codes), found)
-        codes = codes * has_code
         if self.code_proj is not None:
             embeds = embeds + self.code_proj(codes.flatten(2).to(self.dtype))
         return embeds, codes
@@ -833,9 +832,7 @@ class FsqAutoencoderForCausalLM(FsqPreTrainedModel, GenerationMixin):
 
     def codes_of_tokens(self):
         """The codes of all tokens, shape `(vocab_size, num_codes * code_size)`; 0 for those that have none."""
-        indices = self.token_codes.long()
-        codes = self.model.quantizer.indices_to_codes(indices.clamp(min=0))
-        return (codes * (indices >= 0).all(-1)[:, None, None]).flatten(1).to(self.dtype)
+        return self.encode(slice(None)).flatten(1).to(self.dtype)
 
     def score_matrix(self, rows=slice(None)):
         """The matrix whose products with what comes before the head are the scores, shape `(vocab_size, width)`, or some of its
