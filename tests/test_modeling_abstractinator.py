@@ -80,7 +80,7 @@ def test_a_trunk_s_steps_equal_its_whole_pass():
     expected, kept = trunk(states)
     rows = model.model.autoencoder.empty_rows(0, 2, torch.float32, states.device).compressor
     for place in range(30):
-        found = trunk.step(states[:, place : place + 1], torch.full((2,), place), rows)
+        found = trunk.step(states[:, place : place + 1], trunk.place(torch.full((2,), place)), rows)
         torch.testing.assert_close(found[:, 0], expected[:, place], atol=1e-5, rtol=1e-4)
     # The rows that a whole pass leaves are those of the steps, of texts of different lengths too.
     for row, length in enumerate((30, 5)):
@@ -179,7 +179,7 @@ def test_vectors_of_single_segments_equal_those_of_the_whole():
         for number in range(int(level.counts[row])):
             length = int(level.segment_lengths[row, number])
             held = torch.zeros(1, 6, 32)
-            held[0, :length] = level.states[row, start : start + length]
+            held[0, -length:] = level.states[row, start : start + length]
             vector, code = compressor.vector_of(held, torch.tensor([length]))
             torch.testing.assert_close(vector[0], level.vectors[row, number])
             assert code[0] == level.codes[row, number]
@@ -562,7 +562,7 @@ def test_reconstruction_reaches_every_compressor(name):
     output.loss.backward()
     for compressor in model.autoencoder.compressors:
         assert compressor.pool.out.weight.grad.any()
-        assert compressor.trunk.layers[0].attention.q_proj.weight.grad.any()
+        assert compressor.trunk.layers[0].attention.qkv_proj.weight.grad.any()
 
 
 @pytest.mark.parametrize("name", ["codes", "two_levels"])

@@ -47,20 +47,16 @@ class SlidingWindowAttention(nn.Module):
         self.num_heads, self.window = config.level_heads[level], config.windows[level]
         self.head_dim = size // self.num_heads
         self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(size, size, bias=False)
-        self.k_proj = nn.Linear(size, size, bias=False)
-        self.v_proj = nn.Linear(size, size, bias=False)
+        # One product for all three, and queries and keys turn together: for a single place the number of calls takes the time.
+        self.qkv_proj = nn.Linear(size, 3 * size, bias=False)
         self.o_proj = nn.Linear(size, size, bias=False)
 
     def projected(self, states, table):
         """Queries, keys and values, each of shape `(batch, heads, length, head_dim)`."""
-        shape = (*states.shape[:-1], self.num_heads, self.head_dim)
-        # Queries and keys turn together: for one place the number of calls is what takes time.
-        turned = torch.cat((self.q_proj(states), self.k_proj(states)), -1).view(
-            *shape[:-2], 2 * self.num_heads, self.head_dim
-        )
-        query, key = apply_rotary(turned.transpose(1, 2), table).chunk(2, 1)
-        return query, key, self.v_proj(states).view(shape).transpose(1, 2)
+        heads = self.qkv_proj(states).view(*states.shape[:-1], 3 * self.num_heads, self.head_dim).transpose(1, 2)
+        turned, value = heads.split((2 * self.num_heads, self.num_heads), 1)
+        query, key = apply_rotary(turned, table).chunk(2, 1)
+        return query, key, value
 
     def attend(self, query, key, value, mask):
         """Attend by the configured implementation; output of shape `(batch, queries, heads, head_dim)`."""
@@ -83,7 +79,7 @@ class SlidingWindowAttention(nn.Module):
 
     def step(self, states, table, mask, rows):
         """Attend from one more place of each row, shape `(batch, 1, size)`, to it and to what its [`LayerRows`] keep, as far as
-        the mask of [`LocalTrunk.seen_places`] says; they move on."""
+        the mask of [`LocalTrunk.place`] says; they move on."""
         query, key, value = self.projected(states, table)
         keys, values = torch.cat((rows.keys, key), 2), torch.cat((rows.values, value), 2)
         output = self.attend(query, keys, values, mask)
@@ -104,14 +100,13 @@ class LocalLayer(GradientCheckpointingLayer):
         self.attention_norm = nn.LayerNorm(size, eps=config.norm_eps, bias=False)
         self.attention = SlidingWindowAttention(config, level)
         self.norm = nn.LayerNorm(size, eps=config.norm_eps, bias=False)
-        self.gate = nn.Linear(size, inner, bias=False)
-        self.up = nn.Linear(size, inner, bias=False)
+        self.gate_up = nn.Linear(size, 2 * inner, bias=False)
         self.down = nn.Linear(inner, size, bias=False)
 
     def feed_forward(self, states):
         """What the feed-forward layer adds."""
-        states = self.norm(states)
-        return self.down(nn.functional.silu(self.gate(states)) * self.up(states))
+        gate, up = self.gate_up(self.norm(states)).chunk(2, -1)
+        return self.down(nn.functional.silu(gate) * up)
 
     def forward(self, states, table):
         """States of shape `(batch, length, size)` to the same, and the attention's keys and values."""
@@ -155,20 +150,20 @@ class LocalTrunk(nn.Module):
         place = place.clamp(min=0)[:, None, :, None]
         return [LayerRows(*(v.gather(2, place.expand(-1, v.shape[1], -1, v.shape[3])) for v in pair)) for pair in kept]
 
-    def seen_places(self, seen):
-        """Which places of the window are a row's own, of which `seen` came before its newest, shape `(batch,)`; to shape
-        `(batch, 1, 1, window)`, or `None` where all are."""
+    def place(self, seen):
+        """Where each row's newest place stands, before which `seen` came, shape `(batch,)`: the table of [`rotary_rows`], and
+        which places of the window are the row's own, shape `(batch, 1, 1, window)`, or `None` where all are."""
+        table = rotary_rows(seen, self.head_dim, self.config.rope_theta)
         if can_be_read(seen) and int(seen.min()) >= self.window - 1:
-            return None
+            return table, None
         place = torch.arange(self.window, device=seen.device)
-        return (place >= self.window - 1 - seen.clamp(max=self.window - 1)[:, None])[:, None, None]
+        return table, (place >= self.window - 1 - seen.clamp(max=self.window - 1)[:, None])[:, None, None]
 
-    def step(self, states, seen, rows):
-        """One more place of each row, shape `(batch, 1, size)`, of which `seen` came before, shape `(batch,)`, after what each
-        layer's [`LayerRows`] keep."""
-        table, mask = rotary_rows(seen, self.head_dim, self.config.rope_theta), self.seen_places(seen)
+    def step(self, states, place, rows):
+        """One more place of each row, shape `(batch, 1, size)`, which stands where [`place`] says, after what each layer's
+        [`LayerRows`] keep."""
         for layer, of_layer in zip(self.layers, rows, strict=True):
-            states = layer.step(states, table, mask, of_layer)
+            states = layer.step(states, *place, of_layer)
         return self.norm(states)
 
 
@@ -379,16 +374,16 @@ class ByteSegmentCompressor(nn.Module):
 
     def vector_of(self, held, held_count):
         """The vectors and codes of single segments, from the trunk's states of each, shape `(n, longest, size)`, of which the
-        first `held_count` count, shape `(n,)`.
+        last `held_count` count, shape `(n,)`.
 
         Returns:
             `tuple`: vectors, shape `(n, code_size)`, and codes, shape `(n,)`, or `None`.
         """
         count, longest, _ = held.shape
-        real = torch.arange(longest, device=held.device) < held_count[:, None]
+        real = torch.arange(longest, device=held.device) >= longest - held_count[:, None]
         row = torch.arange(count, device=held.device)
         number = torch.where(real, row[:, None], count).flatten()
-        ends = nn.functional.pad(row * longest + held_count - 1, (0, 1))
+        ends = nn.functional.pad((row + 1) * longest - 1, (0, 1))
         vectors = self.pool(held.flatten(0, 1), number, count + 1, ends)[:-1]
         vectors = self.norm(vectors.float()).to(vectors.dtype)
         if self.quantizer is None:
@@ -549,12 +544,14 @@ class HierarchicalAutoencoder(nn.Module):
 
     def read(self, number, rows, embeds):
         """The trunk's states after one more symbol of each row, shape `(batch, 1, size)` to `(batch, size)`."""
-        return self.compressors[number].trunk.step(embeds, rows.seen, rows.compressor)[:, 0]
+        trunk = self.compressors[number].trunk
+        rows.place = trunk.place(rows.seen)
+        return trunk.step(embeds, rows.place, rows.compressor)[:, 0]
 
     def expanded(self, number, rows, states, told):
         """The expander's states of what comes next, from the trunk's and what it is told, all of shape `(batch, size)`; the
         symbol has then been read."""
-        found = self.expanders[number].trunk.step((states + told)[:, None], rows.seen, rows.expander)[:, 0]
+        found = self.expanders[number].trunk.step((states + told)[:, None], rows.place, rows.expander)[:, 0]
         rows.seen = rows.seen + 1
         return found
 
@@ -575,7 +572,7 @@ class HierarchicalAutoencoder(nn.Module):
         wanted = compressor.wanted(compressor.cut_scores_of(values, rows.before), symbols[:, None])[:, 0]
         count = rows.held_count + 1
         cuts = compressor.forced(symbols) | (count >= compressor.longest) | (wanted & (count >= compressor.shortest))
-        rows.held[torch.arange(len(count), device=count.device), rows.held_count] = states.to(rows.held.dtype)
+        rows.held = torch.cat((rows.held[:, 1:], states[:, None].to(rows.held.dtype)), 1)
         rows.before = rows.before if values is None else values[:, 0]
         rows.held_count = count.masked_fill(cuts, 0)
         if number == 0:
@@ -596,9 +593,9 @@ class HierarchicalAutoencoder(nn.Module):
         row, last = torch.arange(len(lengths), device=lengths.device), lengths - 1
         place = torch.arange(compressed.cuts.shape[1], device=lengths.device)
         cut = torch.where(compressed.cuts & (place <= last[:, None]), place, 0).amax(1)
-        held = (cut[:, None] + 1 + torch.arange(rows.held.shape[1], device=lengths.device)).clamp(max=len(place) - 1)
+        held = last[:, None] - torch.arange(rows.held.shape[1], device=lengths.device).flip(0)
         rows.seen, rows.held_count = lengths.clone(), last - cut
-        rows.held = at(compressed.states, held).to(rows.held.dtype)
+        rows.held = at(compressed.states, held.clamp(min=0)).to(rows.held.dtype)
         rows.condition = told[row, compressed.completed[row, last]]
         rows.compressor = self.compressors[number].trunk.rows(compressed.kept, lengths)
         rows.expander = self.expanders[number].trunk.rows(kept, lengths)

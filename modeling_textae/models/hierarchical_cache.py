@@ -48,11 +48,12 @@ class LevelRows(Rows):
     Attributes:
         seen (`(batch,)`): symbols read so far, the start included.
         compressor, expander: of each layer.
-        held (`(batch, max_segment_length, size)`): the trunk's states of the segment that has not ended yet.
-        held_count (`(batch,)`): how many these are.
+        held (`(batch, max_segment_length, size)`): the trunk's last states, newest last.
+        held_count (`(batch,)`): how many of these are of the segment that has not ended yet.
         before (`(batch,)`): the last entropy.
         condition (`(batch, size)`): what the expander is told from above.
         recent (`(batch, n)`): the last ids, of the first level, -1 before the first.
+        place: of [`LocalTrunk.place`], the same for compressor and expander, from the one's step to the other's.
     """
 
     seen: torch.Tensor
@@ -63,6 +64,7 @@ class LevelRows(Rows):
     before: torch.Tensor
     condition: torch.Tensor
     recent: torch.Tensor
+    place: tuple | None = None
 
 
 @dataclass
