@@ -1,0 +1,189 @@
+import json
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from modeling_textae.data.corpora import embedded_documents
+from modeling_textae.data.edits import code_points, text_of
+from modeling_textae.data.ocr_noise import (
+    CONTEXT_WEIGHT,
+    FILE_NAME,
+    RUN_WEIGHT,
+    OcrNoiseModel,
+    aligned_edits,
+    edits_between,
+    key_of,
+    occurrences_of,
+)
+from modeling_textae.data.text_noise import TextNoise
+from modeling_textae.evaluation.metrics import character_error_rate
+
+
+@pytest.fixture(scope="module")
+def english():
+    return "\n".join(islice(embedded_documents(), 60))[:120_000]
+
+
+@pytest.fixture(scope="module")
+def fitted(english):
+    lines = [english[i : i + 80] for i in range(0, 60_000, 80)]
+    noise, generator = TextNoise(), np.random.default_rng(0)
+    return OcrNoiseModel.fit([(noise(line, 0.08, generator).text, line) for line in lines])
+
+
+@pytest.mark.parametrize(
+    ("clean", "noisy", "edits"),
+    [
+        ("the river", "tlie river", [(1, 2, "li")]),
+        ("modern", "modem", [(4, 6, "m")]),
+        ("a word", "aword", [(1, 2, "")]),
+        ("word", "wo-rd", [(2, 2, "-")]),
+        ("same", "same", []),
+    ],
+)
+def test_differences_are_runs(clean, noisy, edits):
+    assert edits_between(clean, noisy) == edits
+
+
+@pytest.mark.parametrize(
+    "noisy", ["", "xxxxxxxx", "the best of times and more", "thebestoftimes", "ſhe befl of tirnes"]
+)
+def test_edits_lead_from_clean_to_noisy(noisy):
+    clean = "the best of times"
+    place, found = 0, ""
+    for start, end, target in edits_between(clean, noisy):
+        assert max(end - start, len(target)) <= 3
+        found += clean[place:start] + target
+        place = end
+    assert found + clean[place:] == noisy
+
+
+def test_aligned_texts_need_no_alignment():
+    edits, clean = aligned_edits("the mod@rn", "tlie@modem"[:10], "@")
+    assert clean == "the modrn"
+    place, found = 0, ""
+    for start, end, target in edits:
+        found += clean[place:start] + target
+        place = end
+    assert found + clean[place:] == "tliemodem"
+    with pytest.raises(ValueError, match="as long as each other: got 3 and 4"):
+        aligned_edits("the", "tlie", "@")
+    model = OcrNoiseModel.fit([("tl@ e", "thh e")] * 3, aligned=True)
+    assert model.counts["", "hh", "l"] == 3
+
+
+def test_rates_are_those_of_the_counts():
+    # After t, h is read li 30 times of 100; after s never, 100 times.
+    pairs = [("tlia", "tha")] * 30 + [("tha", "tha")] * 70 + [("sha", "sha")] * 100
+    model = OcrNoiseModel.fit(pairs)
+    assert model.counts == {("", "h", "li"): 30, ("t", "h", "li"): 30}
+    general = 30 / (200 + RUN_WEIGHT)
+    after_t = (30 + CONTEXT_WEIGHT * general) / (100 + CONTEXT_WEIGHT)
+    places = np.array([1])
+    found = [model.looked_up(code_points(text), places, 1)[0][0] for text in ("tha", "xha", "tea")]
+    assert found == pytest.approx([after_t, general, 0])
+
+
+def test_each_place_is_edited_at_its_rate(fitted):
+    """Against the rates written out: every run, one by one."""
+    text = "the modern clown ran\nfrom them"
+    codes, number = code_points(text), 4000
+    wanted = np.zeros(len(text) + 1)
+    for place in range(len(text)):
+        before = text[place - 1] if place else "\n"
+        for length in range(4):
+            run = text[place : place + length]
+            if len(run) < length:
+                continue
+            context = before if any(key[:2] == (before, run) for key in fitted.counts) else ""
+            row = (fitted.known if context else fitted.general)[length]
+            for (a, b, target), _ in fitted.counts.items():
+                if (a, b) == ("", run):
+                    seen = fitted.occurrences["", run]
+                    rate = fitted.counts["", run, target] / (seen + RUN_WEIGHT)
+                    if context:
+                        own = fitted.counts.get((context, run, target), 0)
+                        rate = (own + CONTEXT_WEIGHT * rate) / (fitted.occurrences[context, run] + CONTEXT_WEIGHT)
+                    wanted[place] += rate
+            assert len(row.keys)
+    rates = sum(fitted.looked_up(codes, np.arange(len(codes)), length)[0] for length in range(4))
+    np.testing.assert_allclose(rates, wanted[:-1], rtol=1e-9)
+    # And as often as these say, each run is what is drawn there.
+    generator, written = np.random.default_rng(0), Counter()
+    for length in range(4):
+        place = np.full(number, 4)
+        _, _, row, known = fitted.looked_up(codes, place, length)
+        if row[0] < 0:
+            continue
+        drawn = fitted.drawn(place, length, row, known, generator)
+        offsets = np.cumsum(drawn.lengths)
+        written.update((length, text_of(part)) for part in np.split(drawn.codes, offsets[:-1]))
+    for (length, target), count in written.items():
+        run, channel = text[4 : 4 + length], fitted.known[length]
+        row = int(channel.rows(np.array([key_of(" ", run)]))[0])
+        if row < 0:
+            continue
+        general = fitted.counts["", run, target] / (fitted.occurrences["", run] + RUN_WEIGHT)
+        own = fitted.counts.get((" ", run, target), 0)
+        rate = (own + CONTEXT_WEIGHT * general) / (fitted.occurrences[" ", run] + CONTEXT_WEIGHT)
+        assert count / number == pytest.approx(rate / channel.rates[row], abs=0.03)
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.02, 0.05, 0.1, 0.2])
+def test_the_character_error_rate_is_the_one_asked_for(fitted, english, strength):
+    held_out = english[60_000:]
+    noisy = fitted(held_out, strength, np.random.default_rng(3))
+    assert character_error_rate([noisy.text], [held_out]) == pytest.approx(strength, rel=0.1)
+    assert noisy.source[-1] == len(held_out)
+    assert (np.diff(noisy.source) >= 0).all()
+
+
+def test_what_is_learned_is_what_happens_again(english):
+    lines = [line for line in english[:60_000].split("\n") if line]
+    model = OcrNoiseModel.fit([(line.replace("e", "c").replace("th", "tli"), line) for line in lines])
+    noisy = model(english[60_000:], 0.05, np.random.default_rng(0)).text
+    for block in edits_between(english[60_000:], noisy):
+        assert set(block[2]) <= set("cli")
+
+
+def test_noise_is_the_generators(fitted):
+    text = "the modern river" * 20
+    first, again, other = (fitted(text, 0.2, np.random.default_rng(seed)).text for seed in (1, 1, 2))
+    assert first == again != other
+    assert fitted(text, 0.0, np.random.default_rng()).text == text
+    assert fitted("", 0.5, np.random.default_rng()).text == ""
+    assert fitted("日本語", 0.1, np.random.default_rng(0)).text  # nothing of it was seen
+    with pytest.raises(ValueError, match="noise strength -1 is no share"):
+        fitted(text, -1, np.random.default_rng())
+
+
+def test_strengths_are_drawn_as_the_pairs_had_them():
+    pairs = [("a boat", "a boat")] * 50 + [("a bqqt", "a boat")] * 50
+    drawn = OcrNoiseModel.fit(pairs).draw_strengths(1000, np.random.default_rng(0))
+    assert np.mean(drawn < 0.01) == pytest.approx(0.5, abs=0.05)
+    assert drawn.max() == pytest.approx(1 / 3, abs=1e-5)
+
+
+def test_a_model_is_stored_as_json(fitted, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    again = OcrNoiseModel.from_pretrained(tmp_path)
+    text = "the modern river" * 20
+    assert again(text, 0.2, np.random.default_rng(5)).text == fitted(text, 0.2, np.random.default_rng(5)).text
+    assert json.loads((tmp_path / FILE_NAME).read_text())["overlap"] == fitted.overlap
+    (tmp_path / FILE_NAME).write_text('{"edits": 3}')
+    with pytest.raises(ValueError, match="is no stored OcrNoiseModel"):
+        OcrNoiseModel.from_pretrained(tmp_path)
+    with pytest.raises(OSError, match="nowhere"):
+        OcrNoiseModel.from_pretrained(tmp_path / "nowhere")
+
+
+def test_no_noise_teaches_nothing():
+    with pytest.raises(ValueError, match="no pair differs"):
+        OcrNoiseModel.fit([("same", "same")])
+
+
+def test_occurrences_are_counted_at_every_place():
+    found = occurrences_of({("", "a"), ("b", "a"), ("\n", "ab"), ("", "")}, ["abab", "a"])
+    assert found == {("", "a"): 3, ("b", "a"): 1, ("\n", "ab"): 1, ("", ""): 7}
