@@ -155,7 +155,7 @@ def test_noise_is_the_generators(fitted):
     assert fitted(text, 0.0, np.random.default_rng()).text == text
     assert fitted("", 0.5, np.random.default_rng()).text == ""
     assert fitted("日本語", 0.1, np.random.default_rng(0)).text  # nothing of it was seen
-    with pytest.raises(ValueError, match="noise strength -1 is no share"):
+    with pytest.raises(ValueError, match="noise rate -1 is no probability"):
         fitted(text, -1, np.random.default_rng())
 
 

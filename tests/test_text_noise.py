@@ -139,7 +139,7 @@ def test_confusions_prefer_no_length_and_keep_case():
 
 
 def test_bad_noise_is_refused():
-    with pytest.raises(ValueError, match=r"noise strength 1\.5 is no share"):
+    with pytest.raises(ValueError, match=r"noise rate 1\.5 is no probability"):
         TextNoise()(SENTENCE, 1.5, generator())
     with pytest.raises(ValueError, match=r"shares .* of noise are none"):
         TextNoise({"deletions": (KINDS["deletions"][0], -1.0)})

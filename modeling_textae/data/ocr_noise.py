@@ -18,6 +18,7 @@ from rapidfuzz.distance import Levenshtein
 from transformers.utils import cached_file
 
 from .edits import MAX_CHARACTER, Edits, NoisyText, StringTable, apply_edits, at, code_points, text_of
+from .noise import check_rate
 
 FILE_NAME = "ocr_noise.json"
 LONGEST = 3  # characters of a run, clean or noisy; longer differences count as single characters
@@ -280,10 +281,9 @@ class OcrNoiseModel:
             [`NoisyText`].
 
         Raises:
-            ValueError: for a strength that is no share.
+            ValueError: for a strength below 0 or above 1.
         """
-        if not 0 <= strength <= 1:
-            raise ValueError(f"noise strength {strength} is no share: accepted are 0 to 1")
+        check_rate(strength)
         # strength = expected - overlap * expected^2
         root = math.sqrt(max(1 - 4 * self.overlap * strength, 0.0))
         found, source = self.at_rate(code_points(text), 2 * strength / (1 + root), generator)

@@ -7,6 +7,7 @@ Everything works on arrays of code points, so that megabytes take less than a se
 import numpy as np
 
 from .edits import MAX_CHARACTER, Edits, NoisyText, StringTable, apply_edits, at, code_points, text_of
+from .noise import check_rate
 
 # Where characters of a kind are
 
@@ -260,10 +261,9 @@ class TextNoise:
             [`NoisyText`].
 
         Raises:
-            ValueError: for a strength that is no share.
+            ValueError: for a strength below 0 or above 1.
         """
-        if not 0 <= strength <= 1:
-            raise ValueError(f"noise strength {strength} is no share: accepted are 0 to 1")
+        check_rate(strength)
         codes, parts = code_points(text), []
         for (kind, _), share in zip(self.kinds.values(), self.shares, strict=True):
             parts.append(self.edits(kind, codes, int(generator.binomial(len(codes), strength * share)), generator))
