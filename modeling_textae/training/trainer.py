@@ -27,6 +27,10 @@ class TextAETrainingArguments(TrainingArguments):
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "tensorboard, mlflow, trackio or none."}
     )
+    use_cache: bool = field(
+        default=True,
+        metadata={"help": "What the saved configuration says; Trainer's own default turns its users' caches off."},
+    )
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs; the loss logged is their mean."})
 
 
