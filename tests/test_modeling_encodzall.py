@@ -8,6 +8,7 @@ import modeling_textae as textae
 from modeling_textae.data.collators import EncodzallMaskingCollator
 from modeling_textae.models.attention import rotary_table
 from modeling_textae.models.autoencoder import label_cross_entropy
+from modeling_textae.models.contrastive import multiple_negatives_loss
 
 
 @pytest.fixture
@@ -284,6 +285,39 @@ def test_losses_are_weighted_parts_over_the_number_of_labels():
     torch.testing.assert_close(output.word_loss, 0.25 * word / number)
 
 
+@pytest.mark.parametrize("model_class", [textae.EncodzallForConditionalGeneration, textae.EncodzallForPreTraining])
+def test_the_contrastive_loss_finds_the_clean_text_by_its_embedding(model_class, tokenizer):
+    model = build(model_class, contrastive_loss_weight=0.3, contrastive_scale=5.0)
+    inputs = encodzall_training_inputs(TEXTS)
+    output = model(**inputs)
+    noisy = model.model(inputs["input_ids"], inputs["attention_mask"], inputs["word_index"]).pooler_output
+    clean = torch.cat([model.model(**tokenizer(text, return_tensors="pt")).pooler_output for text in TEXTS])
+    expected = 0.0
+    for i, one in enumerate(noisy):
+        cosines = [torch.nn.functional.cosine_similarity(one, other, dim=0) for other in clean]
+        expected -= torch.stack(cosines).mul(5.0).log_softmax(0)[i] / len(TEXTS)
+    torch.testing.assert_close(output.contrastive_loss, 0.3 * expected.detach(), atol=1e-5, rtol=1e-4)
+    parts = [part for part in (output.sequence_loss, output.word_loss, output.contrastive_loss) if part is not None]
+    torch.testing.assert_close(output.loss.detach(), sum(parts))
+    # A mean over texts, which counts as its share of the labels of a step.
+    labels = int((inputs["labels"] != -100).sum())
+    half = model(**inputs, num_items_in_batch=2 * labels)
+    torch.testing.assert_close(half.contrastive_loss, output.contrastive_loss / 2)
+    # The words of the clean text are derived where they are not given.
+    underived = model(**{name: value for name, value in inputs.items() if name != "target_word_index"})
+    torch.testing.assert_close(underived.contrastive_loss, output.contrastive_loss)
+    assert build(model_class)(**inputs).contrastive_loss is None
+
+
+def test_the_contrastive_loss_draws_views_together():
+    torch.manual_seed(0)
+    first, second = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8)
+    multiple_negatives_loss(first, second).backward()
+    moved = first.detach() - 0.1 * first.grad
+    assert multiple_negatives_loss(moved, second) < multiple_negatives_loss(first, second)
+    torch.testing.assert_close(multiple_negatives_loss(3 * first, second), multiple_negatives_loss(first, second))
+
+
 def test_focal_cross_entropy_equals_its_formula_with_gradients():
     logits = torch.randn(7, 5, dtype=torch.float64).requires_grad_()
     labels = torch.tensor([0, 1, -100, 4, 3, -100, 2])
@@ -382,6 +416,8 @@ def test_grouped_heads_are_a_quarter_and_a_half():
         ({"byte_key_value_heads": 3}, "byte_key_value_heads 3"),
         ({"row_length": 12}, "below row_length 12"),
         ({"pooling": "median"}, "'median' is unknown"),
+        ({"contrastive_loss_weight": 1, "use_memory": False}, "there is no embedding"),
+        ({"contrastive_scale": 0}, "contrastive_scale 0 must be above 0"),
     ],
 )
 def test_impossible_sizes_are_refused(fields, message):

@@ -51,6 +51,9 @@ class EncodzallConfig(PreTrainedConfig):
         word_loss_weight (`float`, defaults to 0.25): share of the word decoder.
         focal_gamma (`float`, defaults to 1): exponent of the focal factor on the word decoder's loss; 0 is plain
             cross-entropy.
+        contrastive_loss_weight (`float`, defaults to 0): share of the contrastive loss between the embeddings of the noisy and
+            the clean text.
+        contrastive_scale (`float`, defaults to 20): factor of the cosines in it.
         tie_word_embeddings (`bool`, defaults to `True`): the output weights are the byte embeddings.
 
     Raises:
@@ -69,6 +72,7 @@ class EncodzallConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = [
         "sequence_loss",
         "word_loss",
+        "contrastive_loss",
         "latents",
         "word_mask",
         "word_positions",
@@ -98,6 +102,8 @@ class EncodzallConfig(PreTrainedConfig):
     sequence_loss_weight: float | int = 0.75
     word_loss_weight: float | int = 0.25
     focal_gamma: float | int = 1.0
+    contrastive_loss_weight: float | int = 0.0
+    contrastive_scale: float | int = 20.0
     pad_token_id: int | None = 256
     bos_token_id: int | None = 257
     eos_token_id: int | None = 258
@@ -124,8 +130,8 @@ class EncodzallConfig(PreTrainedConfig):
         sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "word_mask_length")
         check_sizes(self, (*sizes, *LAYERS))
         check_rates(self, ("dropout", "attention_dropout"))
-        check_positive(self, ("rope_theta", "norm_eps", "initializer_range"))
-        check_not_negative(self, ("sequence_loss_weight", "word_loss_weight", "focal_gamma"))
+        check_positive(self, ("rope_theta", "norm_eps", "initializer_range", "contrastive_scale"))
+        check_not_negative(self, ("sequence_loss_weight", "word_loss_weight", "focal_gamma", "contrastive_loss_weight"))
         if self.hidden_size % (2 * heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not split into {heads} heads of even width: "
@@ -139,6 +145,8 @@ class EncodzallConfig(PreTrainedConfig):
                 f"max_word_length {self.max_word_length} must be at least 4, the longest character, and below "
                 f"row_length {self.row_length}"
             )
+        if self.contrastive_loss_weight and not self.use_memory:
+            raise ValueError("without use_memory there is no embedding: leave contrastive_loss_weight at 0")
         if self.pooling not in ("mean", "max", "learned_query"):
             raise ValueError(f"pooling {self.pooling!r} is unknown: accepted are 'mean', 'max' and 'learned_query'")
 

@@ -23,9 +23,10 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import apply_rotary, attention_implementation, eager_attention_forward, rotary_table
-from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
+from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy, over_labels
 from .byte_tokenizer import NUM_BYTES
 from .configuration_encodzall import EncodzallConfig
+from .contrastive import multiple_negatives_loss
 from .packing import pack_rows
 from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
 from .tokenization_encodzall import split_words
@@ -59,6 +60,7 @@ class EncodzallOutput(AutoencoderOutput):
         loss (`torch.FloatTensor` of shape `()`): the weighted sum of the part losses, in nats a label.
         sequence_loss (`torch.FloatTensor` of shape `()`): weighted part of the sequence decoder, detached.
         word_loss (`torch.FloatTensor` of shape `()`): weighted part of the word decoder, detached.
+        contrastive_loss (`torch.FloatTensor` of shape `()`): weighted part of the embeddings, detached.
         logits (`torch.FloatTensor` of shape `(batch, length, vocabulary)`): of the sequence decoder.
         latents (`torch.FloatTensor` of shape `(batch, words, hidden_size)`): the words' vectors.
         word_mask, word_positions (`torch.LongTensor` of shape `(batch, words)`): as of [`EncodzallModelOutput`].
@@ -67,6 +69,7 @@ class EncodzallOutput(AutoencoderOutput):
 
     sequence_loss: torch.FloatTensor | None = None
     word_loss: torch.FloatTensor | None = None
+    contrastive_loss: torch.FloatTensor | None = None
     word_mask: torch.LongTensor | None = None
     word_positions: torch.LongTensor | None = None
     past_key_values: EncoderDecoderCache | None = None
@@ -576,6 +579,9 @@ class EncodzallWordDecoder(EncodzallPreTrainedModel):
 class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixin):
     """Encoder and sequence decoder: restores a text from the words' vectors of its noisy version.
 
+    `loss = sequence_loss + contrastive_loss`: the decoder's cross-entropy and, times `contrastive_loss_weight` (0), that of
+    finding the clean text's embedding by the noisy one's among all of the batch.
+
     Args:
         config ([`EncodzallConfig`]).
 
@@ -678,8 +684,8 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             past_key_values (`EncoderDecoderCache`, *optional*): keys and values of earlier calls.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the clean text and its end, -100 where
                 not asked.
-            target_word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): read by
-                [`EncodzallForPreTraining`].
+            target_word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): the clean text's words, -1 on its end
+                and on padding; by default derived. Read by [`EncodzallForPreTraining`] and for the contrastive loss.
             use_cache (`bool`, *optional*): return `past_key_values`; by default without labels only.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*): divisor of the losses; by default the labels here.
 
@@ -731,6 +737,38 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """Set `loss` and the part losses of an output."""
         output.loss = label_cross_entropy(output.logits, labels, num_items_in_batch)
         output.sequence_loss = output.loss.detach()
+        if self.config.contrastive_loss_weight:
+            target_word_index = self.words_of(labels, target_word_index)
+            self.add_contrastive_loss(output, labels, target_word_index, num_items_in_batch)
+
+    def words_of(self, labels, target_word_index):
+        """The clean text's words: given, or derived from its bytes.
+
+        Raises:
+            ValueError: where labels hide where words begin.
+        """
+        if target_word_index is not None:
+            return target_word_index
+        is_byte = (labels >= 0) & (labels < NUM_BYTES)
+        if (is_byte[:, 1:] & (labels[:, :-1] == -100)).any():
+            raise ValueError(
+                "labels of -100 before a byte hide where words begin: give target_word_index, as the collator does"
+            )
+        return derive_word_index(labels, is_byte, self.config.max_word_length)
+
+    def add_contrastive_loss(self, output, labels, target_word_index, num_items_in_batch):
+        """Encode the clean text as well, and add the loss of finding it to an output's."""
+        real = target_word_index >= 0
+        clean = self.model(
+            labels.where(real, self.config.pad_token_id), real.long(), target_word_index, return_dict=True
+        )
+        noisy = output.latents.sum(1) / output.word_mask.sum(1, keepdim=True).to(output.latents.dtype)
+        told = multiple_negatives_loss(noisy, clean.pooler_output, self.config.contrastive_scale)
+        # A mean over texts: each micro-batch counts by its share of the labels.
+        told = over_labels(told * (labels != -100).sum(), labels, num_items_in_batch)
+        told = self.config.contrastive_loss_weight * told
+        output.loss = output.loss + told
+        output.contrastive_loss = told.detach()
 
     @torch.no_grad()
     def reconstruct(self, texts, tokenizer, max_new_tokens=None, stored=False, **kwargs):
@@ -759,8 +797,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
 class EncodzallForPreTraining(EncodzallForConditionalGeneration):
     """Encoder, sequence decoder and word decoder: the model that masked denoising trains.
 
-    `loss = sequence_loss + word_loss`: the sequence decoder's cross-entropy times `sequence_loss_weight` (0.75) and the
-    word decoder's focal cross-entropy times `word_loss_weight` (0.25), both divided by the number of labels.
+    `loss = sequence_loss + word_loss + contrastive_loss`: the sequence decoder's cross-entropy times `sequence_loss_weight`
+    (0.75) and the word decoder's focal cross-entropy times `word_loss_weight` (0.25), both divided by the number of labels; and
+    the last as of [`EncodzallForConditionalGeneration`].
 
     Args:
         config ([`EncodzallConfig`]).
@@ -804,16 +843,12 @@ class EncodzallForPreTraining(EncodzallForConditionalGeneration):
         if num_items_in_batch is None:
             num_items_in_batch = (labels != -100).sum().clamp(min=1)
         sequence_loss = label_cross_entropy(output.logits, labels, num_items_in_batch)
-        if target_word_index is None:
-            is_byte = (labels >= 0) & (labels < NUM_BYTES)
-            if (is_byte[:, 1:] & (labels[:, :-1] == -100)).any():
-                raise ValueError(
-                    "labels of -100 before a byte hide where words begin: give target_word_index, as the collator does"
-                )
-            target_word_index = derive_word_index(labels, is_byte, self.config.max_word_length)
+        target_word_index = self.words_of(labels, target_word_index)
         logits, targets = self.score_words(output.latents, labels, target_word_index)
         word_loss = label_cross_entropy(logits, targets, num_items_in_batch, self.config.focal_gamma)
         sequence_loss = self.config.sequence_loss_weight * sequence_loss
         word_loss = self.config.word_loss_weight * word_loss
         output.loss = sequence_loss + word_loss
         output.sequence_loss, output.word_loss = sequence_loss.detach(), word_loss.detach()
+        if self.config.contrastive_loss_weight:
+            self.add_contrastive_loss(output, labels, target_word_index, num_items_in_batch)
