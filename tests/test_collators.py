@@ -6,12 +6,15 @@ from transformers import DataCollatorForLanguageModeling
 from modeling_textae import CtaTokenizer, EncodzallTokenizer, MlmEncoderTokenizer
 from modeling_textae.data.collators import (
     CtaCollator,
+    EncodzallDenoisingCollator,
     EncodzallMaskingCollator,
     MlmEncoderMaskingCollator,
     pad_rows,
     seed_of,
 )
 from modeling_textae.data.noise import NoiseRate
+from modeling_textae.data.ocr_noise import OcrNoiseModel
+from modeling_textae.evaluation.metrics import character_error_rate
 
 TEXTS = ["to be or not to be, that is the question", "internationalisation of naïve cafés"]
 
@@ -73,6 +76,46 @@ def test_long_texts_are_cut_and_missing_texts_refused(tokenizer):
     assert batch["input_ids"].shape == (1, 10)
     with pytest.raises(ValueError, match="need a text, not only"):
         EncodzallMaskingCollator(tokenizer)([{"line": "x"}])
+
+
+def test_noise_of_the_world_is_put_on_texts_alone(tokenizer):
+    batch = EncodzallDenoisingCollator(tokenizer, rate=0.2)(examples(indices=range(20)))
+    rows = zip(batch["input_ids"], batch["attention_mask"], batch["word_index"], batch["labels"], strict=True)
+    changed = 0
+    for i, (ids, mask, words, labels) in enumerate(rows):
+        noisy, clean = tokenizer.decode(ids[mask == 1]), tokenizer.decode(labels[labels != -100][:-1])
+        assert clean == TEXTS[i % 2]
+        assert words[mask == 1].tolist() == tokenizer(noisy)["word_index"]
+        changed += noisy != clean
+    assert changed > 10
+    same = EncodzallDenoisingCollator(tokenizer, rate=0.0)(examples())
+    assert [tokenizer.decode(ids[ids < 256]) for ids in same["input_ids"]] == TEXTS
+
+
+def test_noise_of_the_world_follows_from_seed_epoch_and_index_and_differs_by_text(tokenizer):
+    def noisy(spread=1.0, **kwargs):
+        batch = EncodzallDenoisingCollator(tokenizer, rate=0.2, noise_spread=spread)(examples(**kwargs))
+        return [tokenizer.decode(ids[ids < 256]) for ids in batch["input_ids"]]
+
+    assert noisy() == noisy()[::1] == noisy(indices=(1, 0))[::-1]
+    assert noisy() != noisy(epoch=1)
+    rates = {}
+    for spread in (0.0, 1.0):
+        texts = noisy(spread, indices=range(0, 400, 2))
+        rates[spread] = np.array([character_error_rate([text], [TEXTS[0]]) for text in texts])
+        assert rates[spread].mean() == pytest.approx(0.2, rel=0.3)
+    assert rates[1.0].std() > 1.3 * rates[0.0].std()
+    with pytest.raises(ValueError, match="noise_spread 2 is no share"):
+        EncodzallDenoisingCollator(tokenizer, noise_spread=2)
+
+
+def test_fitted_noise_takes_the_place_of_the_general(tokenizer, tmp_path):
+    OcrNoiseModel.fit([("tc be cr nct", "to be or not")] * 5).save_pretrained(tmp_path)
+    batch = EncodzallDenoisingCollator(tokenizer, rate=0.1, noise_model=str(tmp_path))(
+        examples(indices=range(0, 20, 2))
+    )
+    noisy = [tokenizer.decode(ids[ids < 256]) for ids in batch["input_ids"]]
+    assert {a for text in noisy for a, b in zip(text, TEXTS[0], strict=True) if a != b} == {"c"}
 
 
 def test_rows_are_padded_on_the_right():

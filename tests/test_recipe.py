@@ -12,10 +12,11 @@ import torch
 import yaml
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import run_pretraining
 from modeling_textae import CtaModel, EncodzallConfig, FsqAutoencoderConfig, FsqAutoencoderModel, MlmEncoderTokenizer
+from modeling_textae.data.ocr_noise import OcrNoiseModel
 from modeling_textae.models.bpe_tokenizer import byte_symbols
 from modeling_textae.training.optimizers import bfloat16_is_fast
 from modeling_textae.training.recipe import check_resumed, checkpoint_to_resume, parse_recipe
@@ -80,8 +81,8 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--size", "huge"], "'huge' is unknown: accepted are nano, xs, s, l"),
         (
             ["--family", "bert"],
-            "'bert' is unknown: accepted are abstractinator, abstractinator_lm, cta, encodzall, fsq_autoencoder, "
-            "fsq_autoencoder_lm, mlm_encoder",
+            "'bert' is unknown: accepted are abstractinator, abstractinator_lm, cta, encodzall, encodzall_denoise, "
+            "fsq_autoencoder, fsq_autoencoder_lm, mlm_encoder",
         ),
         (["--config", '{"hidden_size": 32}'], "hidden_size 32 does not split"),
         (["--config", '{"hiden_size": 32}'], "no field 'hiden_size'; did you mean hidden_size"),
@@ -93,6 +94,8 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--streaming", "true"], "give --max_steps"),
         (["--streaming", "true", "--max_steps", "5", "--dataloader_num_workers", "2"], "--dataloader_num_workers 0"),
         (["--whole_words", "true"], "cannot mask whole_words"),
+        (["--noise_model", "somewhere"], "noise_model is for encodzall_denoise"),
+        (["--noise_spread", "0.5"], "noise_spread is for encodzall_denoise"),
         (["--tokenizer", "somewhere", "--initial_checkpoint", "else"], "brings its tokenizer"),
         (["--tokenizer", "somewhere"], "brings its own tokenizer"),
         (["--noise", "white"], "'white' is unknown: accepted are pid, linear and fixed"),
@@ -481,3 +484,30 @@ def test_the_abstractinator_s_recipe_for_a_gpu_runs(tmp_path):
 def test_fields_of_chunks_are_refused_where_they_would_be_ignored(arguments, message):
     with pytest.raises(ValueError, match=message):
         parse_recipe(arguments)
+
+
+def test_from_masks_to_noise_as_the_world_makes_it(tmp_path, corpus_file):
+    common = [
+        "--train_file", str(corpus_file), "--validation_file", str(corpus_file), "--max_steps", "4", "--report_passages", "3",
+        "--passage_length", "64", "--min_passage_length", "8", "--per_device_train_batch_size", "4",
+        "--logging_steps", "1", "--disable_tqdm", "true",
+    ]  # fmt: skip
+    config = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "byte_key_value_heads": 1}
+    config |= {"word_key_value_heads": 2}
+    first, second = str(tmp_path / "masks"), str(tmp_path / "noise")
+    assert run_pretraining.main(["--config", json.dumps(config), "--output_dir", first, *common]) == 0
+    OcrNoiseModel.fit([("tlie river runs", "the river runs")] * 9).save_pretrained(tmp_path / "fitted")
+    arguments = [
+        "--family", "encodzall_denoise", "--initial_checkpoint", first, "--output_dir", second, *common,
+        "--config", json.dumps(config | {"contrastive_loss_weight": 0.1}), "--noise_model", str(tmp_path / "fitted"),
+    ]  # fmt: skip
+    assert run_pretraining.main(arguments) == 0
+    model = AutoModelForSeq2SeqLM.from_pretrained(second)
+    assert model.config.contrastive_loss_weight == 0.1
+    assert model.config.use_cache
+    logs = [
+        log for log in json.loads((Path(second) / "trainer_state.json").read_text())["log_history"] if "loss" in log
+    ]
+    for log in logs:
+        assert log["loss"] == pytest.approx(log["sequence_loss"] + log["contrastive_loss"], rel=1e-3)
+        assert 0 <= log["noise_rate"] <= 0.4

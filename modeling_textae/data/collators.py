@@ -7,6 +7,8 @@ from transformers import DataCollatorForLanguageModeling
 from ..models.byte_tokenizer import NUM_BYTES
 from ..models.chunks import chunks_of
 from .noise import NoiseRate, mask_text
+from .ocr_noise import OcrNoiseModel
+from .text_noise import TextNoise
 
 
 def example_generator(seed, epoch, index):
@@ -90,9 +92,9 @@ class EncodzallMaskingCollator:
             self.collated += 1
             rate = self.noise_rate(example.get("step", 0))
             ids, index = np.array(ids, dtype=np.int64), np.array(index, dtype=np.int64)
-            masked, masked_index, _ = mask_text(ids, index, rate, generator)
-            noisy.append(masked)
-            noisy_index.append(masked_index)
+            changed, changed_index = self.make_noisy(ids, index, rate, generator)
+            noisy.append(changed)
+            noisy_index.append(changed_index)
             clean.append(np.append(ids, self.tokenizer.eos_token_id))
             clean_index.append(np.append(index, -1))
         noisy_index = pad_rows(noisy_index, -1)
@@ -103,6 +105,44 @@ class EncodzallMaskingCollator:
             "labels": pad_rows(clean, -100),
             "target_word_index": pad_rows(clean_index, -1),
         }
+
+    def make_noisy(self, ids, index, rate, generator):
+        """A text's ids and word index, each of shape `(n,)`, with noise of a rate; to the same, each of shape `(m,)`."""
+        return mask_text(ids, index, rate, generator)[:2]
+
+
+class EncodzallDenoisingCollator(EncodzallMaskingCollator):
+    """Tokenizes texts, makes them noisy as the world does, and labels them with the clean text.
+
+    Noise changes the number of words, so that it trains [`EncodzallForConditionalGeneration`], which has no word decoder. Seeds
+    and batches are as of [`EncodzallMaskingCollator`].
+
+    Args:
+        tokenizer ([`EncodzallTokenizer`]).
+        rate (`float` or [`NoiseRate`], defaults to 0.1): mean strength of the noise.
+        seed (`int`, defaults to 0): of the noise.
+        max_length (`int`, *optional*): bytes of a clean text that are kept; by default all.
+        noise_model (`str`, *optional*): folder or Hub name of an [`OcrNoiseModel`]; by default [`TextNoise`].
+        noise_spread (`float`, defaults to 1): by what share of it each text's strength differs from the mean at most.
+
+    Raises:
+        ValueError: for a spread that is no share.
+    """
+
+    def __init__(self, tokenizer, rate=0.1, seed=0, max_length=None, noise_model=None, noise_spread=1.0):
+        super().__init__(tokenizer, rate, seed, max_length)
+        if not 0 <= noise_spread <= 1:
+            raise ValueError(f"noise_spread {noise_spread} is no share: accepted are 0 to 1")
+        self.noise = OcrNoiseModel.from_pretrained(noise_model) if noise_model else TextNoise()
+        self.noise_spread = noise_spread
+
+    def make_noisy(self, ids, index, rate, generator):
+        """As of [`EncodzallMaskingCollator`]."""
+        strength = min(rate * (1 + self.noise_spread * generator.uniform(-1, 1)), 1.0)
+        # A text that was cut within a character loses what there is of it.
+        text = bytes(ids.astype(np.uint8)).decode("utf-8", "ignore")
+        noisy = self.tokenizer(self.noise(text, strength, generator).text, add_special_tokens=False)
+        return np.array(noisy["input_ids"], dtype=np.int64), np.array(noisy["word_index"], dtype=np.int64)
 
 
 def whole_characters(offsets):

@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.collators import (
     CtaCollator,
+    EncodzallDenoisingCollator,
     EncodzallMaskingCollator,
     FsqChunkCollator,
     LanguageCollator,
@@ -31,7 +32,7 @@ from ..models.configuration_fsq_autoencoder import FsqAutoencoderConfig
 from ..models.configuration_mlm_encoder import MlmEncoderConfig
 from ..models.modeling_abstractinator import AbstractinatorForCausalLM, AbstractinatorModel
 from ..models.modeling_cta import CtaModel
-from ..models.modeling_encodzall import EncodzallForPreTraining
+from ..models.modeling_encodzall import EncodzallForConditionalGeneration, EncodzallForPreTraining
 from ..models.modeling_fsq_autoencoder import FsqAutoencoderForCausalLM, FsqAutoencoderModel
 from ..models.modeling_mlm_encoder import MlmEncoderForMaskedLM
 from ..models.tokenization_abstractinator import AbstractinatorTokenizer
@@ -93,6 +94,14 @@ FAMILIES = {
         defaults={"noise": "fixed", "noise_rate": 0.0},
     ),
     "encodzall": Family(EncodzallConfig, EncodzallTokenizer, EncodzallForPreTraining, EncodzallMaskingCollator),
+    "encodzall_denoise": Family(
+        EncodzallConfig,
+        EncodzallTokenizer,
+        EncodzallForConditionalGeneration,
+        EncodzallDenoisingCollator,
+        collator_fields=("noise_model", "noise_spread"),
+        defaults={"noise_rate": 0.05, "noise_maximum": 0.4},
+    ),
     "fsq_autoencoder": Family(
         FsqAutoencoderConfig,
         AutoEncoderTokenizer,
@@ -183,6 +192,15 @@ class NoiseArguments:
     noise_rate: float = field(default=0.1, metadata={"help": "Rate at the start, and throughout if fixed; 0 to 1."})
     noise_end: float = field(default=0.4, metadata={"help": "Rate at the end if linear."})
     whole_words: bool = field(default=False, metadata={"help": "Mask whole words; mlm_encoder only."})
+    noise_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub name of a fitted OcrNoiseModel in place of TextNoise; encodzall_denoise only."
+        },
+    )
+    noise_spread: float = field(
+        default=1.0, metadata={"help": "Share by which a text's noise differs from the mean; encodzall_denoise only."}
+    )
     noise_minimum: float = field(default=0.0, metadata={"help": "Lower bound of the controlled rate."})
     noise_maximum: float = field(default=0.9, metadata={"help": "Upper bound of the controlled rate."})
     loss_setpoint: float = field(default=0.3, metadata={"help": "Training loss to hold, in nats a label."})
@@ -435,6 +453,9 @@ def check(model, data, noise, training):
     check_chunks(model, data, noise, family, config)
     if noise.whole_words and "whole_words" not in family.collator_fields:
         raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
+    for name, plain in (("noise_model", None), ("noise_spread", 1.0)):
+        if getattr(noise, name) != plain and name not in family.collator_fields:
+            raise ValueError(f"{name} is for encodzall_denoise: family {model.family!r} has noise of its own")
     goes_on_with_texts = issubclass(family.model, GenerationMixin) and not config.is_encoder_decoder
     if training.sample_steps and not goes_on_with_texts:
         raise ValueError(f"sample_steps asks for text, which the family {model.family!r} does not write")
@@ -487,6 +508,7 @@ def check_chunks(model, data, noise, family, config):
 # Fields of a configuration in which a run may differ from the checkpoint it starts from: no weight depends on them.
 FREE = {
     "pad_token_id",
+    "use_cache",
     "dropout",
     "attention_dropout",
     "latent_noise",
@@ -494,6 +516,12 @@ FREE = {
     "token_dropout",
     "num_negatives",
     "free_bits",
+    # Of Encodzall, what the loss is made of.
+    "sequence_loss_weight",
+    "word_loss_weight",
+    "focal_gamma",
+    "contrastive_loss_weight",
+    "contrastive_scale",
     # Of the FSQ autoencoder's language model, what a tokenizer decides, and what is trained on.
     "vocab_size",
     "tokenizer_fingerprint",
