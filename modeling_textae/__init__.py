@@ -7,6 +7,8 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -28,6 +30,8 @@ from .models.modeling_cta import CtaModel, CtaOutput
 from .models.modeling_encodzall import (
     EncodzallForConditionalGeneration,
     EncodzallForPreTraining,
+    EncodzallForSequenceClassification,
+    EncodzallForTokenClassification,
     EncodzallModel,
     EncodzallModelOutput,
     EncodzallOutput,
@@ -59,6 +63,8 @@ FAMILIES = {
         AutoModel: EncodzallModel,
         AutoModelForPreTraining: EncodzallForPreTraining,
         AutoModelForSeq2SeqLM: EncodzallForConditionalGeneration,
+        AutoModelForSequenceClassification: EncodzallForSequenceClassification,
+        AutoModelForTokenClassification: EncodzallForTokenClassification,
     },
     FsqAutoencoderConfig: {
         AutoTokenizer: AutoEncoderTokenizer,
@@ -107,6 +113,8 @@ __all__ = [
     "EncodzallConfig",
     "EncodzallForConditionalGeneration",
     "EncodzallForPreTraining",
+    "EncodzallForSequenceClassification",
+    "EncodzallForTokenClassification",
     "EncodzallModel",
     "EncodzallModelOutput",
     "EncodzallOutput",

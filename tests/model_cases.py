@@ -10,6 +10,8 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 
 import modeling_textae as textae
@@ -183,6 +185,16 @@ FSQ_FILES = ("configuration_fsq_autoencoder", "modeling_fsq_autoencoder", "token
 MLM_ENCODER_FILES = ("configuration_mlm_encoder", "modeling_mlm_encoder", "tokenization_mlm_encoder")
 
 encodzall_inputs = text_inputs(textae.EncodzallTokenizer)
+
+
+def encodzall_labelled_bytes(texts, **kwargs):
+    """Inputs whose every byte has a label that follows from it and the one before."""
+    inputs = encodzall_inputs(texts, **kwargs)
+    ids, real = inputs["input_ids"], inputs["attention_mask"] == 1
+    before = (ids * real).roll(1, 1)
+    return inputs | {"labels": ((ids + before) % 3).where(real, -100)}
+
+
 encodzall_training_inputs = masked_inputs(
     textae.EncodzallTokenizer, EncodzallMaskingCollator, ("input_ids", "attention_mask", "word_index")
 )
@@ -352,6 +364,30 @@ CASES = [
         output="logits",
         output_mask=lambda inputs, output: inputs["labels"] != -100,
         loss_parts=("sequence_loss",),
+        family_files=ENCODZALL_FILES,
+    ),
+    ModelCase(
+        name="encodzall-sequence-classification",
+        model_class=textae.EncodzallForSequenceClassification,
+        auto_class=AutoModelForSequenceClassification,
+        tokenizer_class=textae.EncodzallTokenizer,
+        config=lambda **fields: encodzall_config(**{"num_labels": 3} | fields),
+        inputs=lambda texts, **kwargs: (
+            encodzall_inputs(texts, **kwargs) | {"labels": torch.tensor([len(t) % 3 for t in texts])}
+        ),
+        output="logits",
+        output_mask=lambda inputs, output: torch.ones_like(output.logits, dtype=torch.bool),
+        family_files=ENCODZALL_FILES,
+    ),
+    ModelCase(
+        name="encodzall-token-classification",
+        model_class=textae.EncodzallForTokenClassification,
+        auto_class=AutoModelForTokenClassification,
+        tokenizer_class=textae.EncodzallTokenizer,
+        config=lambda **fields: encodzall_config(**{"num_labels": 3} | fields),
+        inputs=encodzall_labelled_bytes,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["attention_mask"] == 1,
         family_files=ENCODZALL_FILES,
     ),
     ModelCase(

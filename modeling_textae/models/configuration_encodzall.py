@@ -12,6 +12,8 @@ AUTO_MAP = {
     "AutoModel": "modeling_encodzall.EncodzallModel",
     "AutoModelForPreTraining": "modeling_encodzall.EncodzallForPreTraining",
     "AutoModelForSeq2SeqLM": "modeling_encodzall.EncodzallForConditionalGeneration",
+    "AutoModelForSequenceClassification": "modeling_encodzall.EncodzallForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_encodzall.EncodzallForTokenClassification",
 }
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -41,6 +41,8 @@ class EncodzallModelOutput(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): their mean, the text's embedding.
         word_mask (`torch.LongTensor` of shape `(batch, words)`): 1 where there is a word, 0 on padding.
         word_positions (`torch.LongTensor` of shape `(batch, words)`): where each word starts, in bytes.
+        byte_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of each byte within its word, plus its word's
+            vector, with `output_byte_states`; 0 on padding.
         hidden_states, attentions (`tuple`): of encoder 2, where asked for.
     """
 
@@ -48,6 +50,7 @@ class EncodzallModelOutput(ModelOutput):
     pooler_output: torch.FloatTensor | None = None
     word_mask: torch.LongTensor | None = None
     word_positions: torch.LongTensor | None = None
+    byte_states: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -366,15 +369,19 @@ class EncodzallModel(EncodzallPreTrainedModel):
         return (segment_max if self.config.pooling == "max" else segment_mean)(values, segments, num_segments)
 
     def encode_words(self, flat_ids, segments, lengths):
-        """Encoder 1 and pooling.
+        """Encoder 1 and pooling; arguments as of [`encode_bytes`], and `segments` (`torch.LongTensor` of shape `(bytes,)`), the
+        word of each byte. Returns words, shape `(words, hidden_size)`."""
+        return self.pool(self.encode_bytes(flat_ids, lengths), segments, len(lengths))
+
+    def encode_bytes(self, flat_ids, lengths):
+        """Encoder 1.
 
         Args:
             flat_ids (`torch.LongTensor` of shape `(bytes,)`): the ids of all words, end to end.
-            segments (`torch.LongTensor` of shape `(bytes,)`): the word of each.
             lengths (`torch.LongTensor` of shape `(words,)`).
 
         Returns:
-            `torch.Tensor` of shape `(words, hidden_size)`.
+            `torch.Tensor` of shape `(bytes, hidden_size)`.
         """
         rows = pack_rows(lengths, self.config.row_length, self.config.max_word_length)
         places = rows.lay(rows.positions, 0)
@@ -383,8 +390,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
         rotary = self.rotary(places)
         for layer in self.byte_encoder:
             states = layer(states, mask, rotary)
-        states = self.byte_norm(states.flatten(0, 1)[rows.slots])
-        return self.pool(states, segments, len(lengths))
+        return self.byte_norm(states.flatten(0, 1)[rows.slots])
 
     def encode_distinct_words(self, flat_ids, segments, lengths):
         """As `encode_words`, each distinct word once: without dropout, equal words have equal vectors."""
@@ -402,7 +408,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(self, input_ids=None, attention_mask=None, word_index=None, **kwargs):
+    def forward(self, input_ids=None, attention_mask=None, word_index=None, output_byte_states=False, **kwargs):
         """Encode texts.
 
         Args:
@@ -411,6 +417,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
                 id but `pad_token_id` counts.
             word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokenizer's; by default derived
                 from the ids by the same rule, ids of 256 and above being words of their own.
+            output_byte_states (`bool`, defaults to `False`): return `byte_states`, too.
 
         Returns:
             [`EncodzallModelOutput`]. A text without any byte has one word, of zeros before encoder 2.
@@ -444,9 +451,14 @@ class EncodzallModel(EncodzallPreTrainedModel):
         word_mask[:, 0] = 1
         word_positions = word_mask.new_zeros(shape).flatten().index_copy(0, cells, starts).view(shape)
         states = self.embed_tokens.weight.new_zeros(shape[0] * shape[1], self.config.hidden_size)
+        in_words = None
         if len(word):
-            encode = self.encode_words if self.training else self.encode_distinct_words
-            words = encode(input_ids[real], segments, lengths)
+            if output_byte_states:
+                in_words = self.encode_bytes(input_ids[real], lengths)
+                words = self.pool(in_words, segments, len(lengths))
+            else:
+                encode = self.encode_words if self.training else self.encode_distinct_words
+                words = encode(input_ids[real], segments, lengths)
             states = states.to(words.dtype).index_copy(0, cells, words)
         states = states.view(*shape, -1)
 
@@ -455,11 +467,18 @@ class EncodzallModel(EncodzallPreTrainedModel):
         for layer in self.word_encoder:
             states = layer(states, mask, rotary)
         states = self.norm(states) * word_mask[..., None].to(states.dtype)
+        byte_states = None
+        if output_byte_states:
+            byte_states = states.new_zeros(*input_ids.shape, states.shape[-1])
+            if in_words is not None:
+                in_words = in_words + states.flatten(0, 1)[cells[segments]]
+                byte_states = byte_states.masked_scatter(real[..., None], in_words.to(states.dtype))
         return EncodzallModelOutput(
             last_hidden_state=states,
             pooler_output=states.sum(1) / word_mask.sum(1, keepdim=True).to(states.dtype),
             word_mask=word_mask,
             word_positions=word_positions,
+            byte_states=byte_states,
         )
 
     def encode(self, input_ids, attention_mask=None, word_index=None):
@@ -852,3 +871,113 @@ class EncodzallForPreTraining(EncodzallForConditionalGeneration):
         output.sequence_loss, output.word_loss = sequence_loss.detach(), word_loss.detach()
         if self.config.contrastive_loss_weight:
             self.add_contrastive_loss(output, labels, target_word_index, num_items_in_batch)
+
+
+# Classification
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+class EncodzallClassifier(EncodzallPreTrainedModel):
+    """The encoder and a linear head for `num_labels` scores.
+
+    Args:
+        config ([`EncodzallConfig`]).
+    """
+
+    has_decoder = False
+    _keys_to_ignore_on_load_unexpected = [r"^word_decoder\.", r"^sequence_decoder\.", r"^lm_head\."]
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = EncodzallModel(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def encode(self, input_ids, attention_mask=None, word_index=None):
+        """Return the words' vectors, shape `(batch, words, hidden_size)`; arguments as of [`EncodzallModel`]."""
+        return self.model.encode(input_ids, attention_mask, word_index)
+
+    def latent_scale(self, bits=8):
+        return self.model.latent_scale(bits)
+
+
+class EncodzallForSequenceClassification(EncodzallClassifier):
+    """Classifies texts by the mean of their words' vectors.
+
+    Args:
+        config ([`EncodzallConfig`]): `num_labels` scores; `problem_type` says what they are, by default what labels look like.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModelForSequenceClassification
+    >>> model = AutoModelForSequenceClassification.from_pretrained("org/encodzall-nano", num_labels=3)
+    ```
+    """
+
+    @can_return_tuple
+    def forward(
+        self, input_ids=None, attention_mask=None, word_index=None, labels=None, num_items_in_batch=None, **kwargs
+    ):
+        """Classify.
+
+        Args:
+            input_ids, attention_mask, word_index: as of [`EncodzallModel`].
+            labels (`torch.Tensor`, *optional*): classes, shape `(batch,)`, -100 for none; shares of each, shape
+                `(batch, num_labels)`, of several that hold at once; or numbers, of either shape, to come near.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): divisor of the loss; by default the labels here.
+
+        Returns:
+            `SequenceClassifierOutput` with `loss` and `logits`, shape `(batch, num_labels)`.
+
+        Raises:
+            ValueError: for an unknown `problem_type`.
+        """
+        encoded = self.model(input_ids, attention_mask, word_index, return_dict=True, **kwargs)
+        logits = self.classifier(self.dropout(encoded.pooler_output))
+        loss = None if labels is None else self.loss_of(logits, labels, num_items_in_batch)
+        return SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+
+    def loss_of(self, logits, labels, num_items_in_batch):
+        """The mean loss of labels; arguments as of [`forward`]."""
+        kind = self.config.problem_type
+        if kind is None:
+            kind = PROBLEM_TYPES[0 if self.config.num_labels == 1 else 2 if labels.is_floating_point() else 1]
+        if kind not in PROBLEM_TYPES:
+            raise ValueError(f"problem_type {kind!r} is unknown: accepted are {', '.join(PROBLEM_TYPES)}")
+        if kind == "single_label_classification":
+            return label_cross_entropy(logits, labels, num_items_in_batch)
+        measure = nn.functional.mse_loss if kind == "regression" else nn.functional.binary_cross_entropy_with_logits
+        total = measure(logits.float(), labels.view(logits.shape).float(), reduction="sum")
+        return total / torch.as_tensor(num_items_in_batch or labels.numel(), device=total.device)
+
+
+class EncodzallForTokenClassification(EncodzallClassifier):
+    """Classifies each byte by its state within its word and its word's vector, which has seen the whole text.
+
+    Labels of longer units stand, as is usual, at the first byte of each, and -100 elsewhere.
+
+    Args:
+        config ([`EncodzallConfig`]): `num_labels` scores.
+    """
+
+    @can_return_tuple
+    def forward(
+        self, input_ids=None, attention_mask=None, word_index=None, labels=None, num_items_in_batch=None, **kwargs
+    ):
+        """Classify.
+
+        Args:
+            input_ids, attention_mask, word_index: as of [`EncodzallModel`].
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): -100 for none.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*): divisor of the loss; by default the labels here.
+
+        Returns:
+            `TokenClassifierOutput` with `loss` and `logits`, shape `(batch, length, num_labels)`.
+        """
+        encoded = self.model(input_ids, attention_mask, word_index, output_byte_states=True, return_dict=True, **kwargs)
+        logits = self.classifier(self.dropout(encoded.byte_states))
+        loss = None if labels is None else label_cross_entropy(logits, labels, num_items_in_batch)
+        return TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
