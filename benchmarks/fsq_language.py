@@ -1,6 +1,6 @@
 """Language models on the tokens of AutoEncoderTokenizer, BPE, whole words and bytes: the same Llama, text, context in bytes,
-training seconds and tuning trials; bits for each byte of held-out text, and how likely an external byte model finds what each
-writes.
+training seconds and tuning trials; bits for each byte of held-out text, and how likely an external byte model, counts of runs of
+bytes of the training text, finds what each writes.
 
 python benchmarks/fsq_language.py --tokenizer model_cards/fsq-autoencoder-nano --train_file train.jsonl.xz --data_file
 held-out.jsonl.xz
@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from modeling_textae import FsqAutoencoderConfig, FsqAutoencoderForCausalLM
 from modeling_textae.data.corpora import load_corpus, split_passages
 from modeling_textae.evaluation.language import language_figures
+from modeling_textae.evaluation.ngrams import ByteNgrams
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 
@@ -33,11 +34,9 @@ WITHIN_WORDS = "autoencoder, within words"  # no token over a space
 READERS = ("autoencoder", WITHIN_WORDS, "BPE", "words", "bytes")
 # What is trained beside the plain Llama on each reader's tokens: the autoencoder's with embeddings and scores built from codes.
 WITH_CODES = {f"{name}, with codes": name for name in ("autoencoder", WITHIN_WORDS)}
-CELLS = {name: name for name in READERS} | WITH_CODES | {"scorer": "bytes"}
-COMPARED = [cell for cell in CELLS if cell != "scorer"]
+CELLS = {name: name for name in READERS} | WITH_CODES
 RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
-# Who judges samples is no contestant: larger, trained twice as long, by a seed of its own.
-SCORER = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 512}
+JUDGE_BYTES = 30_000_000  # of the training text, that the judge of samples counts
 SAMPLES, SAMPLE_BYTES = 48, 384
 
 
@@ -51,9 +50,7 @@ def output_folder(arguments):
     if not tokenizer.join_spans:
         raise SystemExit(f"the tokenizer of {arguments.tokenizer} was saved with join_spans=False: save it with True")
     fingerprint = tokenizer.fingerprint
-    return RUNS / digest_of(
-        arguments.train_file, fingerprint, arguments.passages, TRUNK, SCORER, BATCH, SIZE, NEGATIVES
-    )
+    return RUNS / digest_of(arguments.train_file, fingerprint, arguments.passages, TRUNK, BATCH, SIZE, NEGATIVES)
 
 
 def reader_of(name, tokenizer, train_file):
@@ -89,9 +86,8 @@ def model_of(cell, size, tokenizer):
         model.model.load_state_dict(tokenizer.autoencoder.state_dict())
         model.adopt(tokenizer)
         return model
-    sizes = SCORER if cell == "scorer" else TRUNK
     return LlamaForCausalLM(
-        LlamaConfig(vocab_size=size, tie_word_embeddings=True, max_position_embeddings=2048, **sizes)
+        LlamaConfig(vocab_size=size, tie_word_embeddings=True, max_position_embeddings=2048, **TRUNK)
     )
 
 
@@ -128,6 +124,24 @@ def cut_bytes(text):
     return text.encode("utf-8")[:SAMPLE_BYTES].decode("utf-8", "ignore")
 
 
+def judge_of(train_file):
+    """The judge of samples: counts of the training text's runs of bytes."""
+    texts = texts_of(load_corpus(train_file=train_file, validation_file=train_file)["train"])
+    parts, size = [], 0
+    for text in texts:
+        if size >= JUDGE_BYTES:
+            break
+        parts.append(text.encode("utf-8"))
+        size += len(parts[-1])
+    return ByteNgrams(parts)
+
+
+def judged(judge, texts):
+    """Bits of the judge for each byte of texts."""
+    texts = [text.encode("utf-8") for text in texts]
+    return judge.bits(texts) / sum(map(len, texts))
+
+
 def load_cell(cell, folder):
     """A trained cell."""
     kind = FsqAutoencoderForCausalLM if cell in WITH_CODES else LlamaForCausalLM
@@ -142,23 +156,22 @@ def compare(arguments):
     arguments.output = output_folder(arguments)
     prepare(arguments)
     cells = Cells(__file__, arguments.output, tokenizer=arguments.tokenizer)
-    best = cells.best_rates(COMPARED, RATES, arguments.trial_seconds)
-    finals = [(cell, best[cell], arguments.seconds, seed) for seed in arguments.seeds for cell in COMPARED]
-    scorer_cell = ("scorer", best["bytes"], 2 * arguments.seconds, 99)
-    results = cells.run([*finals, scorer_cell])
-    scorer, byte_reader = load_cell("scorer", cells.folder(*scorer_cell)), raw_bytes()
-    real = language_figures(scorer, byte_reader, [cut_bytes(p) for p in passages[:SAMPLES]])["bits_per_byte"]
+    best = cells.best_rates(list(CELLS), RATES, arguments.trial_seconds)
+    finals = [(cell, best[cell], arguments.seconds, seed) for seed in arguments.seeds for cell in CELLS]
+    results = cells.run(finals)
+    judge = judge_of(arguments.train_file)
+    real = judged(judge, [cut_bytes(p) for p in passages[:SAMPLES]])
     rows = []
-    for cell in COMPARED:
+    for cell in CELLS:
         reader = reader_of(CELLS[cell], arguments.tokenizer, arguments.train_file)
         found = []
-        for (name, *rest), result in zip(finals, results, strict=False):
+        for (name, *rest), result in zip(finals, results, strict=True):
             if name != cell:
                 continue
             model = load_cell(cell, cells.folder(name, *rest))
             figures = language_figures(model, reader, passages)
             samples, speed = write_samples(model, reader)
-            scored = language_figures(scorer, byte_reader, samples)["bits_per_byte"]
+            scored = judged(judge, samples)
             found.append((figures["bits_per_byte"], scored, speed, result["tokens"], figures["bytes_per_token"], model))
         bits = [row[0] for row in found]
         rows.append(
@@ -168,13 +181,13 @@ def compare(arguments):
                 "rate": best[cell],
                 "bits per byte": float(np.mean(bits)),
                 "spread of seeds": float(np.ptp(bits)),
-                "samples, bits per byte of the scorer": float(np.mean([row[1] for row in found])),
+                "samples, bits per byte of the judge": float(np.mean([row[1] for row in found])),
                 "characters written a second": float(np.mean([row[2] for row in found])),
                 "bytes a token": found[0][4],
                 "training, MB at that": float(np.mean([row[3] * row[4] for row in found])) / 1e6,
             }
         )
-    rows.append({"tokens": "held-out text itself", "samples, bits per byte of the scorer": real})
+    rows.append({"tokens": "held-out text itself", "samples, bits per byte of the judge": real})
     show_table(RUNS / "table", "FSQ language models", rows)
 
 

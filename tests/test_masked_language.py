@@ -1,5 +1,6 @@
 import json
 import math
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +21,7 @@ from modeling_textae.evaluation.masked_language import (
     run_report,
     sentences_of,
 )
-from modeling_textae.evaluation.ngrams import DISCOUNT, TokenCounts
+from modeling_textae.evaluation.ngrams import DISCOUNT, ByteNgrams, TokenCounts
 
 TEXTS = ["the red planet is called Mars", "the blue planet is called Earth", "naïve words", ""]
 
@@ -205,3 +206,40 @@ def test_another_vocabulary_cannot_be_compared(checkpoints, tmp_path, capsys):
     arguments = ["reconstruct", "--checkpoint", str(checkpoints / "ours"), "--control", str(other), "--passages", "2"]
     assert run_eval.main(arguments) == 2
     assert "has another vocabulary" in capsys.readouterr().err
+
+
+TRAINING = [b"to be or not to be", b"that is", b"", b"to be"]
+
+
+def naive_bits(text, order):
+    """Witten and Bell's shares, one byte and one context after the other."""
+    counts = Counter()
+    for training in TRAINING:
+        symbols = [None] * (order - 1) + list(training)
+        for i in range(order - 1, len(symbols)):
+            counts.update(tuple(symbols[i - length : i + 1]) for length in range(order))
+    bits, symbols = 0.0, [None] * (order - 1) + list(text)
+    for i in range(order - 1, len(symbols)):
+        share = 1 / 256
+        for length in range(order):
+            context = tuple(symbols[i - length : i])
+            followers = {run[-1]: n for run, n in counts.items() if run[:-1] == context}
+            if followers:
+                total = sum(followers.values())
+                share = (followers.get(symbols[i], 0) + len(followers) * share) / (total + len(followers))
+        bits -= math.log2(share)
+    return bits
+
+
+@pytest.mark.parametrize("order", [1, 2, 4, 6])
+def test_counts_of_bytes_equal_those_written_out(order):
+    counts = ByteNgrams(TRAINING, order)
+    texts = [b"to be", b"xyz", b"not that", b"", b"o", bytes(range(256))]
+    for text in texts:
+        assert counts.bits([text]) == pytest.approx(naive_bits(text, order))
+    assert counts.bits(texts) == pytest.approx(sum(naive_bits(text, order) for text in texts))
+    after = [counts.bits([b"to b" + bytes([byte])]) - counts.bits([b"to b"]) for byte in range(256)]
+    assert sum(2**-bits for bits in after) == pytest.approx(1)
+    with pytest.raises(ValueError, match="order 7 is none"):
+        ByteNgrams(TRAINING, 7)
+    assert ByteNgrams([]).bits([b"ab"]) == pytest.approx(16)
