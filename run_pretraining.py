@@ -103,8 +103,12 @@ def main(arguments=None):
         trainer.processing_class = trained_tokenizer(recipe, corpus, trainer)
         trainer.save_model(training.output_dir)
         trainer.state.save_to_json(str(Path(training.output_dir) / "trainer_state.json"))
-        listed = {"tokens": corpus.passages.tokens} if recipe.family.reads_chunks else {}
-        report_run(recipe, trainer, passages, **listed)
+        told, collator = {}, trainer.data_collator
+        if recipe.family.reads_chunks:
+            told = {"tokens": corpus.passages.tokens}
+        elif hasattr(collator, "noise"):
+            told = {"noise": collator.noise, "strength": collator.noise_rate(trainer.state.global_step)}
+        report_run(recipe, trainer, passages, **told)
     return 0
 
 

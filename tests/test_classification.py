@@ -35,14 +35,28 @@ def build(**fields):
 def test_losses_of_texts_equal_those_of_transformers(fields, labels, tokenizer):
     model = build(**fields)
     output = model(**tokenizer(TEXTS, padding=True, return_tensors="pt"), labels=labels)
-    kind = model.config.problem_type
+    kept = model.config.problem_type
+    model.config.problem_type = fields.get("problem_type")
     expected = ForSequenceClassificationLoss(labels, output.logits, model.config)
     torch.testing.assert_close(output.loss, expected)
-    model.config.problem_type = kind  # the other writes what it found
+    assert model.config.problem_type == kept  # which pipelines go by
     doubled = model(
         **tokenizer(TEXTS, padding=True, return_tensors="pt"), labels=labels, num_items_in_batch=2 * labels.numel()
     )
     torch.testing.assert_close(doubled.loss, expected / 2)
+
+
+def test_pipelines_know_numbers_and_several_labels(tokenizer):
+    for fields, labels in (({"num_labels": 1}, torch.tensor([2.5])), ({"num_labels": 3}, torch.tensor([[1.0, 0, 1]]))):
+        model = build(**fields)
+        torch.nn.init.zeros_(model.classifier.weight)
+        torch.nn.init.constant_(model.classifier.bias, 3.7)
+        model(**tokenizer(TEXTS[:1], return_tensors="pt"), labels=labels)
+        pipe = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu", top_k=None)
+        expected = 3.7 if fields["num_labels"] == 1 else torch.tensor(3.7).sigmoid().item()
+        assert [found["score"] for found in pipe(TEXTS[:1])[0]] == pytest.approx(
+            [expected] * fields["num_labels"], rel=1e-4
+        )
 
 
 def test_unknown_problems_are_refused(tokenizer):
@@ -50,6 +64,8 @@ def test_unknown_problems_are_refused(tokenizer):
     model.config.problem_type = "ranking"
     with pytest.raises(ValueError, match="problem_type 'ranking' is unknown"):
         model(**tokenizer(TEXTS[:1], return_tensors="pt"), labels=torch.tensor([0]))
+    with pytest.raises(ValueError, match="nothing to classify by"):
+        build(use_memory=False)
 
 
 def fit(model, tokenizer, folder):

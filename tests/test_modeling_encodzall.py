@@ -307,6 +307,9 @@ def test_the_contrastive_loss_finds_the_clean_text_by_its_embedding(model_class,
     underived = model(**{name: value for name, value in inputs.items() if name != "target_word_index"})
     torch.testing.assert_close(underived.contrastive_loss, output.contrastive_loss)
     assert build(model_class)(**inputs).contrastive_loss is None
+    hidden = inputs | {"labels": inputs["labels"].clone()}
+    hidden["labels"][0, 1] = -100  # what is not asked for is not read
+    assert model(**hidden).contrastive_loss.isfinite()
 
 
 def test_the_contrastive_loss_draws_views_together():
@@ -316,6 +319,15 @@ def test_the_contrastive_loss_draws_views_together():
     moved = first.detach() - 0.1 * first.grad
     assert multiple_negatives_loss(moved, second) < multiple_negatives_loss(first, second)
     torch.testing.assert_close(multiple_negatives_loss(3 * first, second), multiple_negatives_loss(first, second))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        exact = multiple_negatives_loss(first, second)
+    assert exact == multiple_negatives_loss(first, second)
+    # Equal texts are not told apart.
+    same = torch.eye(4, dtype=torch.bool)
+    same[0, 1] = same[1, 0] = True
+    alike = second[[0, 0, 2, 3]]
+    told = multiple_negatives_loss(alike, alike, same=same)
+    assert told < multiple_negatives_loss(alike, alike) - 0.3
 
 
 def test_focal_cross_entropy_equals_its_formula_with_gradients():

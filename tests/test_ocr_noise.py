@@ -16,6 +16,7 @@ from modeling_textae.data.ocr_noise import (
     edits_between,
     key_of,
     occurrences_of,
+    scale_to,
 )
 from modeling_textae.data.text_noise import TextNoise
 from modeling_textae.evaluation.metrics import character_error_rate
@@ -70,6 +71,8 @@ def test_aligned_texts_need_no_alignment():
     assert found + clean[place:] == "tliemodem"
     with pytest.raises(ValueError, match="as long as each other: got 3 and 4"):
         aligned_edits("the", "tlie", "@")
+    with pytest.raises(ValueError, match="pad '@@' is not one character"):
+        OcrNoiseModel.fit([("a", "b")], aligned=True, pad="@@")
     model = OcrNoiseModel.fit([("tl@ e", "thh e")] * 3, aligned=True)
     assert model.counts["", "hh", "l"] == 3
 
@@ -160,10 +163,42 @@ def test_noise_is_the_generators(fitted):
 
 
 def test_strengths_are_drawn_as_the_pairs_had_them():
-    pairs = [("a boat", "a boat")] * 50 + [("a bqqt", "a boat")] * 50
-    drawn = OcrNoiseModel.fit(pairs).draw_strengths(1000, np.random.default_rng(0))
+    model = OcrNoiseModel.fit([("a boat", "a boat")] * 50 + [("a bqqt", "a boat")] * 50)
+    generator = np.random.default_rng(0)
+    drawn = np.array([model.draw_strength(0.1, generator) for _ in range(1000)])
     assert np.mean(drawn < 0.01) == pytest.approx(0.5, abs=0.05)
-    assert drawn.max() == pytest.approx(1 / 3, abs=1e-5)
+    assert drawn.mean() == pytest.approx(0.1, rel=0.1)
+    assert drawn.max() == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text"),
+    [
+        ([("zazb", "xaxb")] * 4 + [("xaxb", "xaxb")] * 4, "xaxbxcxdxexf" * 500),
+        ([("tlie end of tbe river", "the end of the river")] * 3, "the then that this thick " * 300),
+        ([("tlie end of tbe river", "the end of the river")] * 3, "the river and the town; " * 300),
+    ],
+)
+@pytest.mark.parametrize("strength", [0.02, 0.1, 0.2])
+def test_models_of_few_confusions_are_as_strong_as_asked_where_the_text_lets_them(pairs, text, strength):
+    model = OcrNoiseModel.fit(pairs)
+    noisy = model(text, strength, np.random.default_rng(0)).text
+    most = character_error_rate([model(text, 1.0, np.random.default_rng(0)).text], [text])
+    assert character_error_rate([noisy], [text]) == pytest.approx(min(strength, most), rel=0.12)
+
+
+def test_scales_reach_what_is_wanted_as_far_as_rates_go():
+    rates, costs = np.array([0.5, 0.1, 0.0, 0.2]), np.array([1.0, 2.0, 5.0, 0.5])
+    for wanted in (0.1, 0.8, 1.5, 2.5, 3.2, 3.5):
+        assert (np.minimum(scale_to(rates, costs, wanted) * rates, 1) * costs).sum() == pytest.approx(wanted)
+    assert scale_to(rates, costs, 9) == pytest.approx(10)  # all that there is
+    assert scale_to(rates * 0, costs, 1) == 0
+
+
+def test_a_texts_end_is_a_place_as_well():
+    model = OcrNoiseModel.fit([("abc.", "abc")] * 5)
+    found = {model("abc", 0.3, np.random.default_rng(seed)).text for seed in range(60)}
+    assert "abc." in found
 
 
 def test_a_model_is_stored_as_json(fitted, tmp_path):
@@ -172,6 +207,8 @@ def test_a_model_is_stored_as_json(fitted, tmp_path):
     text = "the modern river" * 20
     assert again(text, 0.2, np.random.default_rng(5)).text == fitted(text, 0.2, np.random.default_rng(5)).text
     assert json.loads((tmp_path / FILE_NAME).read_text())["overlap"] == fitted.overlap
+    OcrNoiseModel.fit([("a\ud800c", "abc")]).save_pretrained(tmp_path)  # whatever Python's strings can hold
+    assert ("", "b", "\ud800") in OcrNoiseModel.from_pretrained(tmp_path).counts
     (tmp_path / FILE_NAME).write_text('{"edits": 3}')
     with pytest.raises(ValueError, match="is no stored OcrNoiseModel"):
         OcrNoiseModel.from_pretrained(tmp_path)

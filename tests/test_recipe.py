@@ -95,7 +95,10 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--streaming", "true", "--max_steps", "5", "--dataloader_num_workers", "2"], "--dataloader_num_workers 0"),
         (["--whole_words", "true"], "cannot mask whole_words"),
         (["--noise_model", "somewhere"], "noise_model is for encodzall_denoise"),
-        (["--noise_spread", "0.5"], "noise_spread is for encodzall_denoise"),
+        (
+            ["--config", '{"contrastive_loss_weight": 1}', "--per_device_train_batch_size", "1"],
+            "needs batches of two or more",
+        ),
         (["--tokenizer", "somewhere", "--initial_checkpoint", "else"], "brings its tokenizer"),
         (["--tokenizer", "somewhere"], "brings its own tokenizer"),
         (["--noise", "white"], "'white' is unknown: accepted are pid, linear and fixed"),
@@ -496,18 +499,27 @@ def test_from_masks_to_noise_as_the_world_makes_it(tmp_path, corpus_file):
     config |= {"word_key_value_heads": 2}
     first, second = str(tmp_path / "masks"), str(tmp_path / "noise")
     assert run_pretraining.main(["--config", json.dumps(config), "--output_dir", first, *common]) == 0
-    OcrNoiseModel.fit([("tlie river runs", "the river runs")] * 9).save_pretrained(tmp_path / "fitted")
+    OcrNoiseModel.fit([("Docunient 1 is ahout 3 vvords", "Document 1 is about 3 words")] * 9).save_pretrained(
+        tmp_path / "fitted"
+    )
     arguments = [
         "--family", "encodzall_denoise", "--initial_checkpoint", first, "--output_dir", second, *common,
-        "--config", json.dumps(config | {"contrastive_loss_weight": 0.1}), "--noise_model", str(tmp_path / "fitted"),
+        "--config", json.dumps(config | {"contrastive_loss_weight": 0.1}),
+        "--noise_model", str(tmp_path / "fitted"), "--noise_minimum", "0.05",
     ]  # fmt: skip
     assert run_pretraining.main(arguments) == 0
+    report = json.loads((Path(second) / "report.json").read_text())
+    assert report["restoration"]["noisy_character_error_rate"] > 0
+    assert len(report["samples"]) == 3
     model = AutoModelForSeq2SeqLM.from_pretrained(second)
     assert model.config.contrastive_loss_weight == 0.1
     assert model.config.use_cache
     logs = [
         log for log in json.loads((Path(second) / "trainer_state.json").read_text())["log_history"] if "loss" in log
     ]
+    filtered = []
     for log in logs:
         assert log["loss"] == pytest.approx(log["sequence_loss"] + log["contrastive_loss"], rel=1e-3)
-        assert 0 <= log["noise_rate"] <= 0.4
+        # The decoder's loss is controlled, not the sum.
+        filtered.append(log["sequence_loss"] if not filtered else 0.9 * filtered[-1] + 0.1 * log["sequence_loss"])
+        assert log["noise_error"] == pytest.approx(0.3 - filtered[-1], rel=1e-3)

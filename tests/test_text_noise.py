@@ -33,7 +33,7 @@ def naive_edits(text, listed):
     for start, end, replacement in sorted(listed, key=lambda edit: edit[0]):
         if start >= reached:
             kept.append((start, end, replacement))
-        reached = max(reached, end, start + 1)
+            reached = max(end, start + 1)
     found, source, place = "", [], 0
     for start, end, replacement in [*kept, (len(text), len(text), "")]:
         found += text[place:start] + replacement
@@ -116,6 +116,22 @@ def test_insertions_keep_all_there_was(kind, english):
     first = np.flatnonzero(np.diff(noisy.source) == 1)
     assert "".join(noisy.text[i] for i in first) == english
     assert len(noisy.text) - len(english) == pytest.approx(0.05 * len(english), rel=0.1)
+
+
+def test_noise_reaches_a_texts_end_and_other_scripts():
+    speckle = TextNoise({"speckle": KINDS["speckle"]})
+    assert any(speckle("ab", 0.5, generator(seed)).text.startswith("ab") for seed in range(40) for _ in "a"
+               if speckle("ab", 0.5, generator(seed)).text != "ab")  # fmt: skip
+    text = "하나의 문장입니다 그리고 " * 40
+    letters = TextNoise({kind: KINDS[kind] for kind in ("deletions", "transpositions", "doublings")})
+    assert character_error_rate([letters(text, 0.1, generator()).text], [text]) == pytest.approx(0.12, rel=0.4)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.05, 0.5, 0.9, 1.0])
+def test_strengths_of_texts_differ_about_their_mean(mean):
+    drawn = [TextNoise().draw_strength(mean, generator(seed)) for seed in range(2000)]
+    assert 0 <= min(drawn) <= max(drawn) <= 1
+    assert np.mean(drawn) == pytest.approx(mean, abs=0.01)
 
 
 def test_doubled_letters_are_undoubled():

@@ -119,26 +119,19 @@ class EncodzallDenoisingCollator(EncodzallMaskingCollator):
 
     Args:
         tokenizer ([`EncodzallTokenizer`]).
-        rate (`float` or [`NoiseRate`], defaults to 0.1): mean strength of the noise.
+        rate (`float` or [`NoiseRate`], defaults to 0.1): mean strength of the noise; texts get their own by its `draw_strength`.
         seed (`int`, defaults to 0): of the noise.
         max_length (`int`, *optional*): bytes of a clean text that are kept; by default all.
         noise_model (`str`, *optional*): folder or Hub name of an [`OcrNoiseModel`]; by default [`TextNoise`].
-        noise_spread (`float`, defaults to 1): by what share of it each text's strength differs from the mean at most.
-
-    Raises:
-        ValueError: for a spread that is no share.
     """
 
-    def __init__(self, tokenizer, rate=0.1, seed=0, max_length=None, noise_model=None, noise_spread=1.0):
+    def __init__(self, tokenizer, rate=0.1, seed=0, max_length=None, noise_model=None):
         super().__init__(tokenizer, rate, seed, max_length)
-        if not 0 <= noise_spread <= 1:
-            raise ValueError(f"noise_spread {noise_spread} is no share: accepted are 0 to 1")
         self.noise = OcrNoiseModel.from_pretrained(noise_model) if noise_model else TextNoise()
-        self.noise_spread = noise_spread
 
     def make_noisy(self, ids, index, rate, generator):
         """As of [`EncodzallMaskingCollator`]."""
-        strength = min(rate * (1 + self.noise_spread * generator.uniform(-1, 1)), 1.0)
+        strength = self.noise.draw_strength(rate, generator)
         # A text that was cut within a character loses what there is of it.
         text = bytes(ids.astype(np.uint8)).decode("utf-8", "ignore")
         noisy = self.tokenizer(self.noise(text, strength, generator).text, add_special_tokens=False)

@@ -107,9 +107,7 @@ def apply_edits(codes, edits):
     """
     size = len(codes)
     order = np.argsort(edits.starts, kind="stable")
-    starts, ends = edits.starts[order], edits.ends[order]
-    reached = np.maximum.accumulate(np.concatenate(([-1], np.maximum(ends, starts + 1)[:-1]))) if len(order) else starts
-    edits = edits.take(order[starts >= reached])
+    edits = edits.take(order[apart(edits.starts[order], np.maximum(edits.ends, edits.starts + 1)[order])])
 
     # What is kept before each edit and after the last, and between these the replacements, all out of one array.
     count = len(edits)
@@ -124,6 +122,19 @@ def apply_edits(codes, edits):
     offsets = np.cumsum(lengths) - lengths
     source[ranges(offsets[1::2], edits.lengths)] = np.repeat(edits.starts, edits.lengths)
     return found, source
+
+
+def apart(starts, ends):
+    """Which spans, by rising starts, begin no earlier than the last chosen one before them ends; shape `(n,)`."""
+    chosen, left = np.zeros(len(starts), dtype=bool), np.arange(len(starts))
+    while len(left):
+        before = np.concatenate(([-1], ends[left][:-1]))
+        # Those after all that came before them are chosen for certain, and what they overlap is not.
+        certain = starts[left] >= np.maximum.accumulate(before)
+        chosen[left[certain]] = True
+        reached = np.maximum.accumulate(np.where(np.concatenate(([False], certain[:-1])), before, -1))
+        left = left[~certain & (starts[left] >= reached)]
+    return chosen
 
 
 def at(codes, places):

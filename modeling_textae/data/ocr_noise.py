@@ -25,7 +25,8 @@ LONGEST = 3  # characters of a run, clean or noisy; longer differences count as 
 CONTEXT_WEIGHT = 20.0  # occurrences of a run after a character that count as much as the run's own rate
 RUN_WEIGHT = 20.0  # occurrences of a run that count as much as no edit at all
 TRIALS = (0.1, 0.2, 0.3, 0.4)  # edits for each character, at which those that overlap are counted
-KEY_FACTOR = 2_654_435_761  # of the numbers of runs, which may overflow
+KEY_FACTOR = 0x9E37_79B9_7F4A_7C15  # spreads the numbers of runs over 64 bits, so that no two meet
+BUCKETS = 1 << 16  # of pairs of characters, each with the most that may happen to any of them
 SAMPLED = 50_000  # places of a text that say how strong the noise on it is
 
 
@@ -92,7 +93,7 @@ class Channel:
     """What may happen to runs of one length in one kind of context, as arrays.
 
     Attributes:
-        keys (`np.ndarray` of int64, shape `(n,)`): of context and run, rising.
+        keys (`np.ndarray` of uint64, shape `(n,)`): of context and run, rising.
         rates (`np.ndarray`, shape `(n,)`): of any edit there.
         ends (`np.ndarray`, shape `(n,)`): where each key's edits end among all.
         shares (`np.ndarray`, shape `(m,)`): running total of the edits' rates, over all keys.
@@ -119,14 +120,13 @@ def key_of(context, run):
     """The number of a run of up to three characters after a context, of one character or, for any, none."""
     number = ord(context) + 1 if context else 0
     for character in run:
-        number = number * KEY_FACTOR + ord(character) + 1
-    return wrapped(number)
+        number = (((number ^ number >> 29) * KEY_FACTOR) + ord(character) + 1) & (1 << 64) - 1
+    return number
 
 
-def wrapped(number):
-    """A whole number as 64 bits with a sign have it."""
-    number &= (1 << 64) - 1
-    return number - (1 << 64) if number >> 63 else number
+def longer_keys(keys, characters):
+    """[`key_of`] of runs that go on, each of shape `(n,)`, by one character: arrays of uint64, which may overflow."""
+    return (keys ^ keys >> np.uint64(29)) * np.uint64(KEY_FACTOR) + characters.astype(np.uint64) + np.uint64(1)
 
 
 class OcrNoiseModel:
@@ -175,7 +175,7 @@ class OcrNoiseModel:
             for known in (True, False)
         )
         letters = sorted({c for context, run in rates for c in (context, *run) if c})
-        self.letters = np.zeros(MAX_CHARACTER, dtype=np.int16)
+        self.letters = np.zeros(MAX_CHARACTER, dtype=np.int32)
         self.letters[[ord(c) for c in letters]] = 1 + np.arange(len(letters))
         self.limits = self.limits_of(rates, len(letters) + 1)
 
@@ -191,7 +191,7 @@ class OcrNoiseModel:
             for _, pair in keyed
         ]
         return Channel(
-            np.array([key for key, _ in keyed], dtype=np.int64),
+            np.array([key for key, _ in keyed], dtype=np.uint64),
             totals,
             np.cumsum(sizes),
             np.cumsum([rate for _, rate in flat]),
@@ -200,22 +200,22 @@ class OcrNoiseModel:
         )
 
     def limits_of(self, rates, size):
-        """The most that may happen to a run of each length, by two characters, each of shape `(size, size)`: the one before the
-        place and the one at it, or, of longer runs, their first two. A draw under it says which places to look at closely."""
-        limits = [np.zeros((size, size)) for _ in range(LONGEST + 1)]
+        """The most that may happen to a run of each length: by one character, shape `(size,)`, and, where it is higher, by the
+        bucket of two, shape `(BUCKETS,)`. The one is the character at the place, or, of insertions, before it; the two are those
+        before and at the place, or, of longer runs, their first two. A draw under it says which places to look at closely."""
+        limits = [(np.zeros(size), np.zeros(BUCKETS)) for _ in range(LONGEST + 1)]
         for context, run in sorted(rates, key=lambda pair: pair[0] != ""):
-            rate, (before, *letters) = sum(rates[context, run].values()), self.numbers(context, run)
-            if len(run) < 2:
-                rows = before if context else slice(None)
-                limits[len(run)][rows, letters[0] if run else slice(None)] = rate
+            rate = sum(rates[context, run].values())
+            before, *letters = (int(self.letters[ord(c)]) if c else 0 for c in (context, *run))
+            single, pairs = limits[len(run)]
+            if len(run) == 0:
+                single[before if context else slice(None)] = rate
+            elif len(run) == 1 and not context:
+                single[letters[0]] = rate
             else:
-                limit = limits[len(run)]
-                limit[letters[0], letters[1]] = max(limit[letters[0], letters[1]], rate)
+                bucket = bucket_of(before, letters[0]) if len(run) == 1 else bucket_of(*letters[:2])
+                pairs[bucket] = max(pairs[bucket], rate)
         return limits
-
-    def numbers(self, context, run):
-        """Which of the model's letters a context, 0 for any, and the characters of a run are."""
-        return [int(self.letters[ord(c)]) if c else 0 for c in (context, *run)]
 
     # Fitting
 
@@ -235,8 +235,10 @@ class OcrNoiseModel:
             [`OcrNoiseModel`].
 
         Raises:
-            ValueError: for no pair that differs, or aligned texts that are not.
+            ValueError: for no pair that differs, aligned texts that are not, or a `pad` of more than one character.
         """
+        if len(pad) != 1:
+            raise ValueError(f"pad {pad!r} is not one character")
         counts, texts, strengths = Counter(), [], []
         for noisy, clean in pairs:
             edits, clean = aligned_edits(clean, noisy, pad) if aligned else (edits_between(clean, noisy), clean)
@@ -260,12 +262,14 @@ class OcrNoiseModel:
 
     def trial(self, texts, seed):
         """What `overlap` is on these texts."""
-        text, generator, short = "\n".join(texts)[:SAMPLED], np.random.default_rng(seed), []
-        for expected in TRIALS:
-            noisy = self.at_rate(code_points(text), expected, generator)[0]
-            realised = Levenshtein.distance(text, text_of(noisy)) / len(text)
-            short.append((1 - realised / expected) / expected)
-        return round(max(float(np.mean(short)), 0.0), 4)
+        text, generator, found = "\n".join(texts)[:SAMPLED], np.random.default_rng(seed), []
+        for wanted in TRIALS:
+            for _ in range(min(SAMPLED // len(text), 200)):  # a short text says little at a time
+                noisy, _, expected = self.at_rate(code_points(text), wanted, generator)
+                found.append((expected, Levenshtein.distance(text, text_of(noisy)) / len(text)))
+        expected, realised = np.array(found).T
+        # The least squares of realised = expected - overlap * expected^2.
+        return round(max(float((expected**2 @ (expected - realised)) / (expected**4).sum()), 0.0), 4)
 
     # Use
 
@@ -286,34 +290,50 @@ class OcrNoiseModel:
         check_rate(strength)
         # strength = expected - overlap * expected^2
         root = math.sqrt(max(1 - 4 * self.overlap * strength, 0.0))
-        found, source = self.at_rate(code_points(text), 2 * strength / (1 + root), generator)
+        found, source, _ = self.at_rate(code_points(text), 2 * strength / (1 + root), generator)
         return NoisyText(text_of(found), source)
 
-    def draw_strengths(self, number, generator):
-        """Character error rates as the pairs had them, shape `(number,)`."""
-        return np.interp(generator.random(number), np.linspace(0, 1, len(self.strengths)), self.strengths)
+    def draw_strength(self, mean, generator):
+        """The strength of one text, as the pairs' own differ, their mean scaled to `mean`; 1 at most."""
+        drawn = np.interp(generator.random(), np.linspace(0, 1, len(self.strengths)), self.strengths)
+        return min(float(drawn * mean / max(np.mean(self.strengths), 1e-9)), 1.0)
 
-    def at_rate(self, codes, expected, generator):
-        """Edit code points so that edits of so many characters, for each of theirs, are expected; as of [`apply_edits`]."""
-        if not len(codes) or not expected:
-            return apply_edits(
-                codes, Edits.of(*[np.zeros(0, dtype=np.int64)] * 2, self.table, np.zeros(0, dtype=np.int64))
-            )
+    def at_rate(self, codes, wanted, generator):
+        """Edit code points so that edits of so many characters, for each of theirs, are expected.
+
+        Returns:
+            `tuple`: as of [`apply_edits`], and how many were expected: fewer where there are too few places.
+        """
+        if not len(codes) or not wanted:
+            return *apply_edits(codes, Edits.joined([self.drawn(*self.nowhere(), generator)])), 0.0
         sample = np.arange(len(codes)) if len(codes) <= SAMPLED else generator.integers(len(codes), size=SAMPLED)
-        found = [self.looked_up(codes, sample, length) for length in range(LONGEST + 1)]
-        at_once = sum(float((rates * costs).sum()) for rates, costs, _, _ in found) / len(sample)
-        factor, parts = expected / at_once if at_once else 0.0, []
+        rates, costs = np.array([self.looked_up(codes, sample, length)[:2] for length in range(LONGEST + 1)]).swapaxes(
+            0, 1
+        )
+        factor, parts = scale_to(rates, costs, wanted * len(sample)), []
+        expected = float((np.minimum(factor * rates, 1) * costs).sum()) / len(sample)
         letters = self.letters[codes]
-        pairs = np.zeros(len(codes) + 1, dtype=np.int32)  # of each place the character before and its own
-        pairs[1:-1] = letters[:-1].astype(np.int32) * len(self.limits[0]) + letters[1:]
-        pairs[0] = self.letters[ord("\n")].astype(np.int32) * len(self.limits[0]) + letters[0]
-        for length, limit in enumerate(self.limits):
-            limits = np.minimum(factor * limit.ravel(), 1.0)[pairs[1:] if length > 1 else pairs[:-1]]
-            places = np.flatnonzero(generator.random(len(codes), dtype=np.float32) < limits)
+        first = self.letters[ord("\n")]
+        for length, (single, pairs) in enumerate(self.limits):
+            # Insertions have a place more, at the end.
+            here = np.append(first, letters) if length == 0 else letters
+            second = np.append(letters[1:], 0) if length > 1 else letters
+            limits = single[here]
+            if length:
+                both = (here, second) if length > 1 else (np.append(first, letters[:-1]), letters)
+                limits = np.maximum(limits, pairs[bucket_of(*both)])
+            limits = np.minimum(factor * limits, 1)
+            places = np.flatnonzero(generator.random(len(limits), dtype=np.float32) < limits)
             rates, _, row, known = self.looked_up(codes, places, length)
             taken = generator.random(len(places)) * limits[places] < factor * rates
             parts.append(self.drawn(places[taken], length, row[taken], known[taken], generator))
-        return apply_edits(codes, Edits.joined(parts))
+        return *apply_edits(codes, Edits.joined(parts)), expected
+
+    @staticmethod
+    def nowhere():
+        """Arguments of [`drawn`] for no edit."""
+        none = np.zeros(0, dtype=np.int64)
+        return none, 0, none, none > 0
 
     def drawn(self, places, length, row, known, generator):
         """One [`Edits`] of runs of a length at each place, by rows of its channels."""
@@ -336,11 +356,11 @@ class OcrNoiseModel:
             `tuple[np.ndarray, ...]`: rates, costs, rows of the channels, -1 for none, and whether the character is known, each of
             shape `(n,)`.
         """
-        before = np.where(places > 0, at(codes, places - 1), ord("\n")).astype(np.int64) + 1
-        key, general = before, np.zeros(len(places), dtype=np.int64)
+        key = np.where(places > 0, at(codes, places - 1), ord("\n")).astype(np.uint64) + np.uint64(1)
+        general = np.zeros(len(places), dtype=np.uint64)
         for i in range(length):
-            character = at(codes, places + i).astype(np.int64) + 1
-            key, general = key * KEY_FACTOR + character, general * KEY_FACTOR + character
+            character = at(codes, places + i)
+            key, general = longer_keys(key, character), longer_keys(general, character)
         row = self.known[length].rows(key)
         known = row >= 0
         row = np.where(known, row, self.general[length].rows(general))
@@ -367,7 +387,7 @@ class OcrNoiseModel:
             "overlap": self.overlap,
         }
         aside = folder / f"{FILE_NAME}.partial"
-        aside.write_text(json.dumps(stored, ensure_ascii=False), encoding="utf-8")
+        aside.write_text(json.dumps(stored), encoding="utf-8")
         os.replace(aside, folder / FILE_NAME)
 
     @classmethod
@@ -390,6 +410,34 @@ class OcrNoiseModel:
             raise ValueError(f"{path} is no stored OcrNoiseModel: {error}") from error
 
 
+def bucket_of(first, second):
+    """The bucket of two of a model's letters."""
+    return (first * 40_503 + second) % BUCKETS
+
+
+def scale_to(rates, costs, wanted):
+    """The factor of rates at which `sum(min(factor * rates, 1) * costs)` is as wanted, or, where it never is, the one from which
+    it grows no more.
+
+    Args:
+        rates, costs (`np.ndarray` of one shape), wanted (`float`).
+
+    Returns:
+        `float`.
+    """
+    rates, costs = rates[rates > 0], costs[rates > 0]
+    if not len(rates):
+        return 0.0
+    order = np.argsort(-rates)
+    rates, costs = rates[order], costs[order]
+    # With the largest rates at 1, the others make up the rest: what is reached where each meets 1 says how many are.
+    full = np.concatenate(([0.0], np.cumsum(costs)))
+    rest = np.concatenate((np.cumsum((rates * costs)[::-1])[::-1], [0.0]))
+    reached = full[:-1] + rest[:-1] / rates
+    number = int(np.searchsorted(reached, wanted))
+    return float((wanted - full[number]) / rest[number]) if number < len(rates) else float(1 / rates[-1])
+
+
 def occurrences_of(wanted, texts):
     """How often runs stand after a character, `""` for any, in texts, between which there is a line's end.
 
@@ -399,8 +447,8 @@ def occurrences_of(wanted, texts):
     Returns:
         `dict[tuple[str, str], int]`.
     """
-    codes, found = code_points("\n".join(texts)).astype(np.int64) + 1, dict.fromkeys(wanted, 0)
-    before = np.concatenate(([ord("\n") + 1], codes))
+    codes, found = code_points("\n".join(texts)), dict.fromkeys(wanted, 0)
+    before = np.append(ord("\n"), codes).astype(np.uint64) + np.uint64(1)
     for length in range(LONGEST + 1):
         places = len(codes) - length + 1
         for known in (True, False):
@@ -408,10 +456,10 @@ def occurrences_of(wanted, texts):
             if not mine or places < 1:
                 continue
             mine.sort(key=lambda pair: key_of(*pair))
-            numbers = np.array([key_of(*pair) for pair in mine], dtype=np.int64)
-            key = before[:places] if known else np.zeros(places, dtype=np.int64)
+            numbers = np.array([key_of(*pair) for pair in mine], dtype=np.uint64)
+            key = before[:places] if known else np.zeros(places, dtype=np.uint64)
             for i in range(length):
-                key = key * KEY_FACTOR + codes[i : i + places]
+                key = longer_keys(key, codes[i : i + places])
             row = np.searchsorted(numbers, key).clip(max=len(numbers) - 1)
             counts = np.bincount(row[numbers[row] == key], minlength=len(mine))
             found.update(zip(mine, counts.tolist(), strict=True))

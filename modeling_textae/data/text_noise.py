@@ -12,17 +12,28 @@ from .noise import check_rate
 # Where characters of a kind are
 
 
-def table_of(accepted):
-    """Which code points a function of a character accepts, shape `(0x110000,)`, for looking up; common ones alone are asked."""
-    table = np.zeros(MAX_CHARACTER, dtype=bool)
-    common = np.concatenate((np.arange(0x3000), np.arange(0xFB00, 0xFB07)))
-    table[common] = [accepted(chr(code)) for code in common]
-    return table
+class CharacterTable:
+    """Which code points a function of a character accepts, to be indexed by arrays of them; made when first asked for.
+
+    Args:
+        accepted (callable): a character to whether it is one.
+    """
+
+    def __init__(self, accepted):
+        self.accepted, self.table = accepted, None
+
+    def __getitem__(self, codes):
+        if self.table is None:
+            self.table = np.fromiter(
+                map(self.accepted, map(chr, range(MAX_CHARACTER))), dtype=bool, count=MAX_CHARACTER
+            )
+        return self.table[codes]
 
 
-IS_LETTER = table_of(str.isalpha)
-IS_SPACE = table_of(str.isspace)
-IS_PUNCTUATION = table_of(lambda c: c in ".,;:!?'\"()-–—‘’“”")
+IS_LETTER = CharacterTable(str.isalpha)
+IS_SPACE = CharacterTable(str.isspace)
+IS_PUNCTUATION = CharacterTable(".,;:!?'\"()-–—‘’“”".__contains__)
+IS_ANYTHING = CharacterTable(lambda character: True)
 
 
 class Noise:
@@ -55,13 +66,13 @@ class Confusions(Noise):
     LONGEST = 3
 
     def __init__(self, pairs, match_case=False):
-        pairs = list(pairs)
+        pairs = list(dict.fromkeys(pairs))
         if match_case:
             seen = set(pairs)
             pairs += [
                 (a[:1].upper() + a[1:], b[:1].upper() + b[1:])
                 for a, b in pairs
-                if (a[:1].upper() + a[1:], b[:1].upper() + b[1:]) not in seen
+                if (a[:1].upper() + a[1:], b[:1].upper() + b[1:]) not in seen and len(a[:1].upper()) == 1
             ]
         wrong = [source for source, _ in pairs if not 1 <= len(source) <= self.LONGEST]
         if wrong:
@@ -109,7 +120,7 @@ class Insertions(Noise):
 
     Args:
         strings (`list[str]`): one of them, each as likely.
-        before, after (`np.ndarray` of bool, shape `(0x110000,)`): what the character before and the one after must be.
+        before, after ([`CharacterTable`]): what the character before and the one after must be.
         times (`int`, defaults to 1): how many such characters there must be on both sides.
     """
 
@@ -129,8 +140,8 @@ class Deletions(Noise):
     """A character dropped.
 
     Args:
-        which (`np.ndarray` of bool, shape `(0x110000,)`): what it must be.
-        between (`np.ndarray` of bool, *optional*): what both its neighbours must be.
+        which ([`CharacterTable`]): what it must be.
+        between ([`CharacterTable`], *optional*): what both its neighbours must be.
     """
 
     def __init__(self, which, between=None):
@@ -206,14 +217,13 @@ def keyboard_neighbours():
     ]
 
 
-ANYTHING = np.ones(MAX_CHARACTER, dtype=bool)
 KINDS = {
     "ocr confusions": (Confusions(OCR_CONFUSIONS), 0.40),
     "split words": (Insertions([" "], IS_LETTER, IS_LETTER), 0.04),
     "joined words": (Deletions(IS_SPACE, IS_LETTER), 0.04),
     "lost punctuation": (Deletions(IS_PUNCTUATION), 0.04),
     "hyphen breaks": (Insertions(["-\n", "- "], IS_LETTER, IS_LETTER, times=2), 0.02),
-    "speckle": (Insertions(SPECKLE, ANYTHING, ANYTHING), 0.04),
+    "speckle": (Insertions(SPECKLE, IS_ANYTHING, IS_ANYTHING), 0.04),
     "keyboard slips": (Confusions(keyboard_neighbours(), match_case=True), 0.10),
     "insertions": (Insertions(list("etaoinshrdlu"), IS_LETTER, IS_LETTER), 0.05),
     "deletions": (Deletions(IS_LETTER), 0.08),
@@ -270,6 +280,10 @@ class TextNoise:
         found, source = apply_edits(codes, Edits.joined(parts))
         return NoisyText(text_of(found), source)
 
+    def draw_strength(self, mean, generator):
+        """The strength of one text, evenly from as far below the mean as above, so that some have hardly any noise."""
+        return mean + min(mean, 1 - mean) * generator.uniform(-1, 1)
+
     def edits(self, kind, codes, number, generator):
         """So many edits of a kind, at places drawn evenly out of those where it can happen."""
         parts, have, tried = [kind.edits(codes, np.zeros(0, dtype=np.int64), generator)], 0, 0
@@ -278,7 +292,7 @@ class TextNoise:
                 break
             # As many places more as the share that served so far says.
             want = int(1.1 * (number - have) * (tried / have if have else 2)) + 16
-            places = generator.integers(len(codes), size=min(want, 4 * len(codes) + 16))
+            places = generator.integers(len(codes) + 1, size=min(want, 4 * len(codes) + 16))  # the end is a place, too
             tried += len(places)
             parts.append(kind.edits(codes, places, generator))
             have += len(parts[-1])

@@ -187,16 +187,43 @@ def reconstruction_rows(results):
     ]
 
 
-def run_report(model, tokenizer, passages):
+@torch.no_grad()
+def restoration(model, tokenizer, passages, noise, strength, batch_size=32, seed=0):
+    """How much of noise on text a model takes away, freely running.
+
+    Args:
+        model, tokenizer, passages, batch_size: as of [`teacher_forced`].
+        noise ([`TextNoise`] or [`OcrNoiseModel`]), strength (`float`), seed (`int`, defaults to 0): of the noise.
+
+    Returns:
+        `tuple[dict, list[dict]]`: `strength`, `noisy_character_error_rate` and `restored_character_error_rate`; and each
+        passage's `clean`, `noisy` and `restored`.
+    """
+    noisy = [noise(text, strength, example_generator(seed, 0, i)).text for i, text in enumerate(passages)]
+    restored = [
+        text for _, batch in batches(noisy, batch_size, "restoring") for text in model.reconstruct(batch, tokenizer)
+    ]
+    rates = {
+        "strength": strength,
+        "noisy_character_error_rate": character_error_rate(noisy, passages),
+        "restored_character_error_rate": character_error_rate(restored, passages),
+    }
+    texts = zip(passages, noisy, restored, strict=True)
+    return rates, [{"clean": a, "noisy": b, "restored": c} for a, b, c in texts]
+
+
+def run_report(model, tokenizer, passages, noise=None, strength=0.0):
     """What a training run reports of its model on held-out passages.
 
     Args:
         model, tokenizer, passages: as of [`teacher_forced`].
+        noise, strength (*optional*): as of [`restoration`], of a run that was trained to take such noise away; by default masks
+            are filled.
 
     Returns:
         `tuple[dict, list[str]]`: the figures, and lines to print.
     """
-    report = reconstruction_report(model, tokenizer, passages)
+    report = reconstruction_report(model, tokenizer, passages, **{} if noise is None else {"rates": ()})
     free = report["free_running"]
     lines = [
         f"byte accuracy, teacher-forced: {figure(report['clean']['byte_accuracy'])}",
@@ -207,7 +234,13 @@ def run_report(model, tokenizer, passages):
             f"hidden bytes told right at mask rate {rate}: characters {figure(masked['hidden_character_accuracy'])}, "
             f"words {figure(masked['hidden_word_accuracy'])}"
         )
-    samples = restored_samples(model, tokenizer, passages, rate=0.2)
+    if noise is None:
+        samples = restored_samples(model, tokenizer, passages, rate=0.2)
+    else:
+        report["restoration"], samples = restoration(model, tokenizer, passages, noise, strength)
+        before, after = (report["restoration"][f"{name}_character_error_rate"] for name in ("noisy", "restored"))
+        lines.append(f"noise of strength {strength:g}: character error rate {figure(before)}, restored {figure(after)}")
+        samples = samples[:3]
     for sample in samples:
         lines += ["", *(f"{name + ':':<9} {sample[name]!r}" for name in ("clean", "noisy", "restored"))]
     return report | {"samples": samples}, lines

@@ -4,8 +4,10 @@ import torch
 from torch import nn
 
 
-def multiple_negatives_loss(first, second, scale=20.0):
+def multiple_negatives_loss(first, second, scale=20.0, same=None):
     """Cross-entropy of finding each text's second view among all of the batch, by the cosine of their embeddings.
+
+    The batch is what is given: accumulated passes and other ranks add nothing to find it among.
 
     Source: Henderson et al. 2017, "Efficient natural language response suggestion for smart reply", section 4.4, with cosines as
     sentence-transformers has them.
@@ -13,9 +15,15 @@ def multiple_negatives_loss(first, second, scale=20.0):
     Args:
         first, second (`torch.Tensor` of shape `(batch, size)`): embeddings of two views of each text.
         scale (`float`, defaults to 20): factor of the cosines.
+        same (`torch.BoolTensor` of shape `(batch, batch)`, *optional*): texts that are equal, and so not to be told apart.
 
     Returns:
         `torch.FloatTensor` of shape `()`: in nats a text, in float32.
     """
-    first, second = (nn.functional.normalize(views.float(), dim=-1) for views in (first, second))
-    return nn.functional.cross_entropy(scale * first @ second.T, torch.arange(len(first), device=first.device))
+    with torch.autocast(first.device.type, enabled=False):  # whose products would be of its precision
+        first, second = (nn.functional.normalize(views.float(), dim=-1) for views in (first, second))
+        scores = scale * (first @ second.T)
+        own = torch.arange(len(first), device=first.device)
+        if same is not None:
+            scores = scores.masked_fill(same & (own != own[:, None]), float("-inf"))
+        return nn.functional.cross_entropy(scores, own)

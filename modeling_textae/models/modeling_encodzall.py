@@ -599,7 +599,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
     """Encoder and sequence decoder: restores a text from the words' vectors of its noisy version.
 
     `loss = sequence_loss + contrastive_loss`: the decoder's cross-entropy and, times `contrastive_loss_weight` (0), that of
-    finding the clean text's embedding by the noisy one's among all of the batch.
+    finding the clean text's embedding by the noisy one's among all of the batch, to which accumulated passes and ranks add none.
 
     Args:
         config ([`EncodzallConfig`]).
@@ -779,10 +779,14 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """Encode the clean text as well, and add the loss of finding it to an output's."""
         real = target_word_index >= 0
         clean = self.model(
-            labels.where(real, self.config.pad_token_id), real.long(), target_word_index, return_dict=True
+            labels.where(real & (labels >= 0), self.config.pad_token_id),
+            real.long(),
+            target_word_index,
+            return_dict=True,
         )
         noisy = output.latents.sum(1) / output.word_mask.sum(1, keepdim=True).to(output.latents.dtype)
-        told = multiple_negatives_loss(noisy, clean.pooler_output, self.config.contrastive_scale)
+        same = (labels == labels[:, None]).all(-1)
+        told = multiple_negatives_loss(noisy, clean.pooler_output, self.config.contrastive_scale, same)
         # A mean over texts: each micro-batch counts by its share of the labels.
         told = over_labels(told * (labels != -100).sum(), labels, num_items_in_batch)
         told = self.config.contrastive_loss_weight * told
@@ -883,12 +887,17 @@ class EncodzallClassifier(EncodzallPreTrainedModel):
 
     Args:
         config ([`EncodzallConfig`]).
+
+    Raises:
+        ValueError: for a configuration without `use_memory`.
     """
 
     has_decoder = False
     _keys_to_ignore_on_load_unexpected = [r"^word_decoder\.", r"^sequence_decoder\.", r"^lm_head\."]
 
     def __init__(self, config):
+        if not config.use_memory:
+            raise ValueError("without use_memory there is nothing to classify by: leave it at True")
         super().__init__(config)
         self.model = EncodzallModel(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -942,16 +951,18 @@ class EncodzallForSequenceClassification(EncodzallClassifier):
 
     def loss_of(self, logits, labels, num_items_in_batch):
         """The mean loss of labels; arguments as of [`forward`]."""
+        if self.config.problem_type is None:  # kept, since pipelines go by it
+            kinds = 0 if self.config.num_labels == 1 else 2 if labels.is_floating_point() else 1
+            self.config.problem_type = PROBLEM_TYPES[kinds]
         kind = self.config.problem_type
-        if kind is None:
-            kind = PROBLEM_TYPES[0 if self.config.num_labels == 1 else 2 if labels.is_floating_point() else 1]
         if kind not in PROBLEM_TYPES:
             raise ValueError(f"problem_type {kind!r} is unknown: accepted are {', '.join(PROBLEM_TYPES)}")
         if kind == "single_label_classification":
             return label_cross_entropy(logits, labels, num_items_in_batch)
         measure = nn.functional.mse_loss if kind == "regression" else nn.functional.binary_cross_entropy_with_logits
         total = measure(logits.float(), labels.view(logits.shape).float(), reduction="sum")
-        return total / torch.as_tensor(num_items_in_batch or labels.numel(), device=total.device)
+        number = labels.numel() if num_items_in_batch is None else num_items_in_batch
+        return total / torch.as_tensor(number, device=total.device)
 
 
 class EncodzallForTokenClassification(EncodzallClassifier):

@@ -158,9 +158,10 @@ class PIDNoiseCallback(NoiseRateCallback, ExportableState):
         warmup_steps (`int`, defaults to 0): steps during which the rate stays at `start` and the loss is only filtered.
         minimum, maximum, start, proportional, integral, derivative, smoothing: as of [`PIDController`]; the bounds are
             probabilities.
+        controlled_loss (`str`, defaults to `"loss"`): what is held: the loss, or a part of it that the model's output names.
 
     Raises:
-        ValueError: where a bound is no probability, or as of [`PIDController`].
+        ValueError: where a bound is no probability, or as of [`PIDController`]; and in training, where there is no such part.
     """
 
     def __init__(
@@ -174,19 +175,24 @@ class PIDNoiseCallback(NoiseRateCallback, ExportableState):
         integral=0.02,
         derivative=0.05,
         smoothing=0.9,
+        controlled_loss="loss",
     ):
         super().__init__()
         self.controller = PIDController(
             setpoint, check_rate(minimum), check_rate(maximum), start, proportional, integral, derivative, smoothing
         )
-        self.warmup_steps = warmup_steps
+        self.warmup_steps, self.controlled_loss = warmup_steps, controlled_loss
         self.sees_steps = False
 
     def initial_rate(self):
         return self.controller.output
 
-    def measure(self, loss, state):
-        """Take one measured loss and set the rate that follows."""
+    def measure(self, losses, state):
+        """Take one measurement out of the losses and set the rate that follows."""
+        if self.controlled_loss not in losses:
+            named = ", ".join(name for name in losses if name.endswith("loss"))
+            raise ValueError(f"there is no {self.controlled_loss!r} to control by, only {named}")
+        loss = losses[self.controlled_loss]
         if state.global_step <= self.warmup_steps:
             self.controller.observe(loss)
         else:
@@ -198,12 +204,12 @@ class PIDNoiseCallback(NoiseRateCallback, ExportableState):
         losses = getattr(state, "step_losses", None)
         if losses is not None:
             self.sees_steps = True
-            self.measure(losses["loss"], state)
+            self.measure(losses, state)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Control by the logged loss, where no step's loss was shown; then log the controller's numbers."""
         if logs is not None and "loss" in logs and not self.sees_steps:
-            self.measure(logs["loss"], state)
+            self.measure(logs, state)
         super().on_log(args, state, control, logs=logs, **kwargs)
 
     def logs(self):
@@ -228,7 +234,8 @@ class PIDNoiseCallback(NoiseRateCallback, ExportableState):
     def state(self):
         """Arguments and state, as transformers' checkpoints keep them."""
         return {
-            "args": asdict(self.controller) | {"warmup_steps": self.warmup_steps},
+            "args": asdict(self.controller)
+            | {"warmup_steps": self.warmup_steps, "controlled_loss": self.controlled_loss},
             "attributes": {"saved_state": self.saved_state},
         }
 

@@ -99,8 +99,9 @@ FAMILIES = {
         EncodzallTokenizer,
         EncodzallForConditionalGeneration,
         EncodzallDenoisingCollator,
-        collator_fields=("noise_model", "noise_spread"),
-        defaults={"noise_rate": 0.05, "noise_maximum": 0.4},
+        collator_fields=("noise_model",),
+        # The contrastive part hardly depends on the noise, and on the batch's size it does.
+        defaults={"noise_rate": 0.05, "noise_maximum": 0.4, "controlled_loss": "sequence_loss"},
     ),
     "fsq_autoencoder": Family(
         FsqAutoencoderConfig,
@@ -198,12 +199,12 @@ class NoiseArguments:
             "help": "Folder or Hub name of a fitted OcrNoiseModel in place of TextNoise; encodzall_denoise only."
         },
     )
-    noise_spread: float = field(
-        default=1.0, metadata={"help": "Share by which a text's noise differs from the mean; encodzall_denoise only."}
-    )
     noise_minimum: float = field(default=0.0, metadata={"help": "Lower bound of the controlled rate."})
     noise_maximum: float = field(default=0.9, metadata={"help": "Upper bound of the controlled rate."})
     loss_setpoint: float = field(default=0.3, metadata={"help": "Training loss to hold, in nats a label."})
+    controlled_loss: str = field(
+        default="loss", metadata={"help": "The loss, or part of it, that is held: sequence_loss."}
+    )
     control_warmup_steps: int = field(default=0, metadata={"help": "Steps at the first rate before control begins."})
     pid_proportional: float = field(default=0.1, metadata={"help": "Rate for each nat of error."})
     pid_integral: float = field(default=0.02, metadata={"help": "Rate for each nat of error and step."})
@@ -233,6 +234,7 @@ class NoiseArguments:
                 integral=self.pid_integral,
                 derivative=self.pid_derivative,
                 smoothing=self.pid_smoothing,
+                controlled_loss=self.controlled_loss,
             )
         ]
 
@@ -453,9 +455,12 @@ def check(model, data, noise, training):
     check_chunks(model, data, noise, family, config)
     if noise.whole_words and "whole_words" not in family.collator_fields:
         raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
-    for name, plain in (("noise_model", None), ("noise_spread", 1.0)):
-        if getattr(noise, name) != plain and name not in family.collator_fields:
-            raise ValueError(f"{name} is for encodzall_denoise: family {model.family!r} has noise of its own")
+    if noise.noise_model and "noise_model" not in family.collator_fields:
+        raise ValueError(f"noise_model is for encodzall_denoise: family {model.family!r} has noise of its own")
+    if getattr(config, "contrastive_loss_weight", 0) and training.per_device_train_batch_size < 2:
+        raise ValueError(
+            "a text alone has nothing to be told from: contrastive_loss_weight needs batches of two or more"
+        )
     goes_on_with_texts = issubclass(family.model, GenerationMixin) and not config.is_encoder_decoder
     if training.sample_steps and not goes_on_with_texts:
         raise ValueError(f"sample_steps asks for text, which the family {model.family!r} does not write")
