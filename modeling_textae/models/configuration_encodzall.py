@@ -56,6 +56,7 @@ class EncodzallConfig(PreTrainedConfig):
         contrastive_loss_weight (`float`, defaults to 0): share of the contrastive loss between the embeddings of the noisy and
             the clean text.
         contrastive_scale (`float`, defaults to 20): factor of the cosines in it.
+        min_gain (`float`, defaults to 1): nats by which `denoise` must find a replacement likelier than the original.
         tie_word_embeddings (`bool`, defaults to `True`): the output weights are the byte embeddings.
 
     Raises:
@@ -106,6 +107,7 @@ class EncodzallConfig(PreTrainedConfig):
     focal_gamma: float | int = 1.0
     contrastive_loss_weight: float | int = 0.0
     contrastive_scale: float | int = 20.0
+    min_gain: float | int = 1.0
     pad_token_id: int | None = 256
     bos_token_id: int | None = 257
     eos_token_id: int | None = 258

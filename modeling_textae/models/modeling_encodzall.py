@@ -8,11 +8,12 @@ added to every input, as attention to a single vector would add it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm.auto import trange
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -27,6 +28,7 @@ from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
 from .byte_tokenizer import NUM_BYTES
 from .configuration_encodzall import EncodzallConfig
 from .contrastive import multiple_negatives_loss
+from .denoising import SuggestedEdit, apply_suggested, windows_of, word_edits
 from .packing import pack_rows
 from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
 from .tokenization_encodzall import split_words
@@ -53,6 +55,10 @@ class EncodzallModelOutput(ModelOutput):
     byte_states: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+    def rows(self, rows):
+        """The same of some texts of the batch, shape `(n,)`, without hidden states and attentions."""
+        return EncodzallModelOutput(**{name: v[rows] for name, v in self.items() if isinstance(v, torch.Tensor)})
 
 
 @dataclass
@@ -815,6 +821,104 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             max_new_tokens = inputs["input_ids"].shape[1] * 5 // 4 + 16
         ids = self.generate(encoder_outputs=encoded, max_new_tokens=max_new_tokens, **{"do_sample": False} | kwargs)
         return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    @torch.no_grad()
+    def suggest_edits(self, texts, tokenizer, window=256, overlap=64, batch_size=32, show_progress=False):
+        """What the model would write otherwise in noisy texts of any length, word by word, and how much likelier it finds that.
+
+        A window that the model would write as it is, is not written: that takes one pass.
+
+        Args:
+            texts (`list[str]`).
+            tokenizer ([`EncodzallTokenizer`]).
+            window (`int`, defaults to 256): bytes that are read at once, as long as the texts that the model was trained on.
+            overlap (`int`, defaults to 64): bytes that neighbouring windows have in common; each decides a half.
+            batch_size (`int`, defaults to 32): windows, or texts with one edit, in a batch.
+            show_progress (`bool`, defaults to `False`).
+
+        Returns:
+            `list[list[SuggestedEdit]]`, by their starts.
+
+        Raises:
+            ValueError: for an overlap that is no less than a half of the window, or a window below 16 bytes.
+        """
+        if window < 16 or not 0 <= overlap <= window // 2:
+            raise ValueError(
+                f"overlap {overlap} of a window of {window} bytes: accepted are 0 to a half, of 16 or more"
+            )
+        found = [[] for _ in texts]
+        every = [(i, part) for i, text in enumerate(texts) for part in windows_of(text, window, overlap)]
+        for start in trange(0, len(every), batch_size, disable=not show_progress, desc="denoising", leave=False):
+            batch = every[start : start + batch_size]
+            for (i, part), edits in zip(batch, self.window_edits([w.text for _, w in batch], tokenizer), strict=True):
+                for edit in edits:
+                    moved = replace(edit, start=edit.start + part.start, end=edit.end + part.start)
+                    if part.core[0] <= moved.start < part.core[1] or moved.start == part.core[1] == len(texts[i]):
+                        found[i].append(moved)
+        return found
+
+    def window_edits(self, windows, tokenizer):
+        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`."""
+        inputs = tokenizer(windows, padding=True, return_tensors="pt").to(self.device)
+        encoded = self.model(**inputs, return_dict=True)
+        nats, agrees = self.told(encoded, torch.arange(len(windows)), windows, tokenizer)
+        unlike = (~agrees).nonzero()[:, 0]
+        if not len(unlike):
+            return [[] for _ in windows]
+        written = self.generate(
+            encoder_outputs=encoded.rows(unlike),
+            do_sample=False,
+            max_new_tokens=inputs["input_ids"].shape[1] * 5 // 4 + 16,
+        )
+        restored = dict(zip(unlike.tolist(), tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
+        wanted = [(i, edit) for i, text in restored.items() for edit in word_edits(windows[i], text)]
+        found = [[] for _ in windows]
+        for start in range(0, len(wanted), len(windows)):
+            part = wanted[start : start + len(windows)]
+            rows = torch.tensor([i for i, _ in part])
+            edited = [windows[i][:a] + new + windows[i][b:] for i, (a, b, new) in part]
+            gains = nats[rows] - self.told(encoded, rows, edited, tokenizer)[0]
+            for (i, edit), gain in zip(part, gains.tolist(), strict=True):
+                found[i].append(SuggestedEdit(*edit, gain))
+        return found
+
+    def told(self, encoded, rows, texts, tokenizer):
+        """How likely texts are, told the words' vectors of some rows.
+
+        Args:
+            encoded ([`EncodzallModelOutput`]), rows (`torch.LongTensor` of shape `(n,)`), texts (`list[str]`), tokenizer.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: nats of each text and its end, and whether each of its bytes is the likeliest,
+            each of shape `(n,)`.
+        """
+        batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+        ids, real = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+        labels = torch.cat((ids, ids[:, :1]), 1).masked_fill(nn.functional.pad(real, (0, 1)) == 0, -100)
+        labels[torch.arange(len(ids)), real.sum(1)] = self.config.eos_token_id
+        memory = encoded.rows(rows.to(self.device))
+        logits = self.decode(
+            memory.last_hidden_state, self.shift_right(labels), memory.word_mask, memory.word_positions
+        )
+        nats = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
+        right = (logits.argmax(-1) == labels) | (labels == -100)
+        return nats.sum(1).cpu(), right.all(1).cpu()
+
+    def denoise(self, texts, tokenizer, min_gain=None, **kwargs):
+        """Restore noisy texts of any length; what the model is not sure of stays as it was.
+
+        Args:
+            texts (`list[str]`), tokenizer ([`EncodzallTokenizer`]).
+            min_gain (`float`, *optional*): by how many nats a replacement must be likelier than the original; by default the
+                configuration's `min_gain`. With infinity nothing is replaced.
+            kwargs: of [`suggest_edits`].
+
+        Returns:
+            `list[str]`.
+        """
+        min_gain = self.config.min_gain if min_gain is None else min_gain
+        found = self.suggest_edits(texts, tokenizer, **kwargs)
+        return [apply_suggested(text, edits, min_gain) for text, edits in zip(texts, found, strict=True)]
 
 
 class EncodzallForPreTraining(EncodzallForConditionalGeneration):

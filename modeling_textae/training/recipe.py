@@ -527,6 +527,7 @@ FREE = {
     "focal_gamma",
     "contrastive_loss_weight",
     "contrastive_scale",
+    "min_gain",
     # Of the FSQ autoencoder's language model, what a tokenizer decides, and what is trained on.
     "vocab_size",
     "tokenizer_fingerprint",

@@ -1,0 +1,133 @@
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_cases import encodzall_config
+
+import modeling_textae as textae
+from modeling_textae.data.collators import pad_rows
+from modeling_textae.models.denoising import SuggestedEdit, apply_suggested, windows_of, word_edits
+
+WORDS = ["the", "old", "river", "boat", "a", "by"]
+CLEAN = ["the old river", "a boat by the river", "the boat by the old river", "a old boat", "by the river"]
+
+
+def noisy_of(text):
+    return text.replace("the", "tbe").replace("old", "o1d")
+
+
+NOISY = [noisy_of(text) for text in CLEAN]
+
+
+@pytest.fixture
+def tokenizer():
+    return textae.EncodzallTokenizer()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model that writes `the` for `tbe` and `old` for `o1d`, and everything else as it is."""
+    torch.manual_seed(0)
+    tokenizer = textae.EncodzallTokenizer()
+    model = textae.EncodzallForConditionalGeneration(encodzall_config(hidden_size=64, num_attention_heads=4))
+    optimizer, draw = torch.optim.Adam(model.parameters(), lr=3e-3), random.Random(0)
+    for step in range(500):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 500)
+        text = " ".join(draw.choices(WORDS, k=120))
+        windows = windows_of(text, draw.randint(16, 26), 8)[:32]
+        clean = [window.text for window in windows]
+        inputs = dict(
+            tokenizer([noisy_of(t) if draw.random() < 0.8 else t for t in clean], padding=True, return_tensors="pt")
+        )
+        labels = pad_rows([[*t.encode(), 258] for t in clean], -100)
+        model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab \n日🙂", max_size=120), st.integers(16, 40), st.integers(0, 20))
+def test_windows_cover_a_text_and_their_cores_part_it(text, length, overlap):
+    windows = windows_of(text, length, overlap)
+    assert "".join(text[slice(*window.core)] for window in windows) == text
+    for window in windows:
+        assert len(window.text.encode()) <= length
+        assert text[window.start : window.start + len(window.text)] == window.text
+        assert window.start <= window.core[0] <= window.core[1] <= window.start + len(window.text)
+
+
+def test_neighbouring_windows_have_whole_words_in_common():
+    text = "one two three four five six seven eight nine ten"
+    first, second, *_ = windows_of(text, 20, 8)
+    assert first.text == "one two three four "
+    assert second.text.startswith(" four ")
+    assert text[first.core[0] : first.core[1]] == "one two three "
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab ", max_size=20), st.text("ab ", max_size=20))
+def test_edits_of_words_lead_from_one_text_to_the_other(noisy, restored):
+    edits = [SuggestedEdit(*edit, 1.0) for edit in word_edits(noisy, restored)]
+    assert apply_suggested(noisy, edits, 0.0) == restored
+
+
+def test_edits_are_applied_where_they_gain_enough_and_the_better_of_two():
+    edits = [SuggestedEdit(0, 3, "ONE", 2.0), SuggestedEdit(4, 7, "TWO", 0.5), SuggestedEdit(6, 9, "?", 3.0)]
+    assert apply_suggested("one two 3", edits, 1.0) == "ONE tw?"
+    assert apply_suggested("one two 3", edits[:2], 0.1) == "ONE TWO 3"
+    assert apply_suggested("one two 3", edits, 9.0) == "one two 3"
+
+
+def test_texts_are_restored_and_clean_ones_left_alone(model, tokenizer):
+    assert model.denoise(NOISY, tokenizer, min_gain=0.5) == CLEAN
+    assert model.denoise(CLEAN, tokenizer, min_gain=0.5) == CLEAN
+    assert model.denoise(NOISY, tokenizer, min_gain=float("inf")) == NOISY
+    assert model.denoise([""], tokenizer) == [""]
+    assert model.denoise([], tokenizer) == []
+    model.config.min_gain = float("inf")
+    assert model.denoise(NOISY, tokenizer) == NOISY
+    model.config.min_gain = 1.0
+
+
+def test_long_texts_are_restored_window_by_window(model, tokenizer):
+    noisy, clean = " ".join(NOISY * 3), " ".join(CLEAN * 3)
+    found = model.suggest_edits([noisy, NOISY[0]], tokenizer, window=24, overlap=8, batch_size=3)
+    right = {("tbe", "the"), ("o1d", "old")}
+    for text, edits in zip([noisy, NOISY[0]], found, strict=True):
+        assert {(text[edit.start : edit.end], edit.replacement) for edit in edits if edit.gain > 1} <= right
+    assert apply_suggested(noisy, found[0], 1.0) == clean
+
+
+@torch.no_grad()
+def test_gains_are_those_of_whole_texts(model, tokenizer):
+    """Against the loss of the model, one text after the other."""
+
+    def nats(noisy, text):
+        inputs = tokenizer([noisy], return_tensors="pt")
+        labels = torch.tensor([[*text.encode(), 258]])
+        return model(**inputs, labels=labels).loss.item() * labels.shape[1]
+
+    (edits,) = model.suggest_edits([NOISY[2]], tokenizer)
+    assert len(edits) == 3
+    for edit in edits:
+        changed = NOISY[2][: edit.start] + edit.replacement + NOISY[2][edit.end :]
+        assert edit.gain == pytest.approx(nats(NOISY[2], NOISY[2]) - nats(NOISY[2], changed), abs=1e-3)
+
+
+def test_what_a_batch_holds_changes_nothing(model, tokenizer):
+    texts = [*NOISY, *CLEAN]
+    together = model.suggest_edits(texts, tokenizer)
+    for text, edits in zip(texts, together, strict=True):
+        (alone,) = model.suggest_edits([text], tokenizer)
+        assert [(a.start, a.end, a.replacement) for a in alone] == [(b.start, b.end, b.replacement) for b in edits]
+        assert [a.gain for a in alone] == pytest.approx([b.gain for b in edits], abs=1e-3)
+
+
+def test_windows_that_cannot_be_are_refused(model, tokenizer):
+    with pytest.raises(ValueError, match="overlap 20 of a window of 32 bytes"):
+        model.denoise(NOISY, tokenizer, window=32, overlap=20)
+    with pytest.raises(ValueError, match="a window of 8 bytes"):
+        model.denoise(NOISY, tokenizer, window=8, overlap=0)
