@@ -8,6 +8,7 @@ attention        heat maps of a trained model's attention on a text
 rate-distortion  stored bits for each byte of text against what comes back
 tokens           how exactly CTA gives tokens back: of held-out text, of random tokens, rounded and noisy; what it gets wrong; of
                  the FSQ autoencoder, what its codes own and what its tokenizer makes of text
+denoise          error rates of noisy texts as they are and as Encodzall restores them, at several margins
 lm               lm-eval: any of its models and tasks, and our own (`--model hier_ae`), also from local files; meant where the
                  first argument is no command: run_eval.py --model hf --model_args pretrained=... --tasks hellaswag
 report           how well a run's noise control held its loss, and the curve
@@ -29,6 +30,7 @@ from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     HfArgumentParser,
 )
@@ -42,6 +44,7 @@ from modeling_textae import (
 )
 from modeling_textae.cards import auto_class
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
+from modeling_textae.data.pairs import read_pairs
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
 from modeling_textae.evaluation.codebook import (
     chunk_report,
@@ -54,6 +57,7 @@ from modeling_textae.evaluation.codebook import (
 )
 from modeling_textae.evaluation.codebook import run_report as codebook_report
 from modeling_textae.evaluation.control import control_figures
+from modeling_textae.evaluation.denoising import denoising_rows
 from modeling_textae.evaluation.masked_language import (
     answers,
     masked_language_rows,
@@ -170,6 +174,30 @@ class TokensArguments:
     noise: float = field(default=0.3, metadata={"help": "Noise on stored latents, in their own root mean square."})
     seed: int = field(default=0, metadata={"help": "Of the samples and the noise."})
     batch_size: int = field(default=32, metadata={"help": "Samples at once."})
+
+
+@dataclass
+class DenoiseArguments:
+    """A checkpoint, and noisy texts with what they should be."""
+
+    checkpoint: str = field(metadata={"help": "Folder or Hub name of an Encodzall."})
+    data_file: str = field(metadata={"help": "json lines, csv or parquet with both texts, also compressed."})
+    noisy_column: str = field(default="noisy", metadata={"help": "Of the texts to restore."})
+    clean_column: str = field(
+        default="clean", metadata={"help": "Of what they should be; the same as noisy_column for clean texts."}
+    )
+    aligned_pad: str | None = field(
+        default=None, metadata={"help": "Where both are aligned, what fills gaps; # marks what is ignored."}
+    )
+    first: float = field(default=0.0, metadata={"help": "Share of the records that are left out at the beginning."})
+    last: float = field(default=1.0, metadata={"help": "Share of the records up to which they are read."})
+    min_gain: list[float] = field(
+        default_factory=list, metadata={"help": "Margins, in nats; by default the checkpoint's own."}
+    )
+    window: int = field(default=256, metadata={"help": "Bytes that are read at once."})
+    overlap: int = field(default=64, metadata={"help": "Bytes that neighbouring windows share at most."})
+    batch_size: int = field(default=32, metadata={"help": "Windows at once."})
+    output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
 
 
 @dataclass
@@ -479,6 +507,28 @@ def encoded_rows(tokenizer, texts):
         yield from tokenizer(texts[i : i + 1000], add_special_tokens=False)["input_ids"]
 
 
+def denoise(arguments):
+    """Restore noisy texts and count the errors before and after."""
+    config = AutoConfig.from_pretrained(arguments.checkpoint)
+    if not isinstance(config, EncodzallConfig):
+        raise ValueError(f"denoise needs an Encodzall, and {arguments.checkpoint!r} is a {config.model_type}")
+    a = arguments
+    pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
+    model, tokenizer = load(arguments.checkpoint, AutoModelForSeq2SeqLM)
+    rows, speed = denoising_rows(
+        model,
+        tokenizer,
+        pairs,
+        a.min_gain or [config.min_gain],
+        window=a.window,
+        overlap=a.overlap,
+        batch_size=a.batch_size,
+    )
+    size = sum(len(clean.encode("utf-8")) for _, clean in pairs)
+    head = f"{len(pairs)} texts of {size} bytes; read at {speed:.2f} kB/s."
+    return {"rows": rows, "kilobytes_per_second": speed}, f"{head}\n\n{table(rows, list(rows[-1]))}"
+
+
 def lm(arguments):
     """Run lm-eval's tasks on a model, from the Hub or from local files."""
     from modeling_textae.evaluation.lm_harness import evaluate, result_rows  # lm-eval is an extra
@@ -544,6 +594,7 @@ COMMANDS = {
     "attention": (attention, AttentionArguments),
     "tokens": (tokens, TokensArguments),
     "rate-distortion": (rate_distortion_table, CheckpointArguments),
+    "denoise": (denoise, DenoiseArguments),
     "lm": (lm, LmArguments),
     "report": (report, ReportArguments),
     "packing": (packing, PackingArguments),

@@ -1,3 +1,4 @@
+import json
 import random
 
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import strategies as st
 from model_cases import encodzall_config
 
 import modeling_textae as textae
+import run_eval
 from modeling_textae.data.collators import pad_rows
+from modeling_textae.evaluation.metrics import character_error_rate, word_error_rate
 from modeling_textae.models.denoising import SuggestedEdit, apply_suggested, windows_of, word_edits
 
 WORDS = ["the", "old", "river", "boat", "a", "by"]
@@ -131,3 +134,22 @@ def test_windows_that_cannot_be_are_refused(model, tokenizer):
         model.denoise(NOISY, tokenizer, window=32, overlap=20)
     with pytest.raises(ValueError, match="a window of 8 bytes"):
         model.denoise(NOISY, tokenizer, window=8, overlap=0)
+
+
+def test_the_command_counts_errors_before_and_after(model, tokenizer, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"noisy": a, "clean": b} for a, b in zip(NOISY, CLEAN, strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["denoise", "--checkpoint", str(tmp_path / "model"), "--data_file", str(tmp_path / "pairs.jsonl")]
+    output = tmp_path / "found"
+    assert run_eval.main([*arguments, "--min_gain", "0.5", "1e9", "--output", str(output)]) == 0
+    noisy, restored, untouched = json.loads(output.with_suffix(".json").read_text())["rows"]
+    assert noisy["character_error_rate"] == character_error_rate(NOISY, CLEAN) > 0
+    assert noisy["word_error_rate"] == word_error_rate(NOISY, CLEAN)
+    assert (restored["character_error_rate"], restored["reduction"], restored["changed"]) == (0, 1, 1)
+    assert (untouched["reduction"], untouched["changed"]) == (0, 0)
+    assert run_eval.main([*arguments, "--clean_column", "noisy", "--output", str(output)]) == 0
+    assert json.loads(output.with_suffix(".json").read_text())["rows"][0]["character_error_rate"] == 0
+    assert run_eval.main([*arguments, "--noisy_column", "none"]) == 2
+    assert "has no column 'none'" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from modeling_textae.evaluation.metrics import (
     count_correct,
     exact_rate,
     share,
+    word_error_rate,
 )
 
 
@@ -26,6 +27,12 @@ def test_character_error_rate_is_edits_over_the_references_characters():
     edits = sum(naive_distance(p, r) for p, r in pairs)
     rate = character_error_rate([p for p, _ in pairs], [r for _, r in pairs])
     assert rate == pytest.approx(edits / sum(len(r) for _, r in pairs))
+
+
+def test_word_error_rate_counts_words_whatever_is_between_them():
+    assert word_error_rate(["to  be or\nnot", "x"], ["to be or not", "y z"]) == 2 / 6
+    with pytest.raises(ValueError, match="no word to be wrong about"):
+        word_error_rate(["a"], [" "])
 
 
 def test_exact_rate():

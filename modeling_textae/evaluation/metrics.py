@@ -19,11 +19,21 @@ def character_error_rate(predictions: Sequence[str], references: Sequence[str]) 
     Raises:
         ValueError: where the numbers of texts differ or the references are empty.
     """
+    return error_rate(predictions, references, "character")
+
+
+def word_error_rate(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """As [`character_error_rate`], of words: what stands between white space."""
+    return error_rate([text.split() for text in predictions], [text.split() for text in references], "word")
+
+
+def error_rate(predictions: Sequence, references: Sequence, unit: str) -> float:
+    """Edits of sequences over the references' length; arguments and errors as of [`character_error_rate`]."""
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions but {len(references)} references")
     total = sum(map(len, references))
     if not total:
-        raise ValueError("the references have no character to be wrong about")
+        raise ValueError(f"the references have no {unit} to be wrong about")
     return sum(map(Levenshtein.distance, predictions, references)) / total
 
 
