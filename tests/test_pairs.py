@@ -1,8 +1,14 @@
 import json
 
+import datasets
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from modeling_textae.data.pairs import read_pairs
+from modeling_textae.data.pairs import aligned_passages, read_pairs, with_pairs
+from modeling_textae.data.text_noise import TextNoise
+from modeling_textae.evaluation.metrics import character_error_rate
 
 
 @pytest.fixture
@@ -39,3 +45,46 @@ def test_files_without_pairs_are_refused(path, tmp_path):
     path.write_text(json.dumps({"noisy": "x", "clean": ""}))
     with pytest.raises(ValueError, match="no clean text"):
         read_pairs(path)
+
+
+WORDS = st.lists(st.sampled_from(["the", "river", "a", "boat", "naïve", "internationalisation"]), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(WORDS, st.integers(0, 5), st.integers(8, 40))
+def test_pairs_are_cut_where_both_have_white_space(words, seed, length):
+    clean = " ".join(f"{word}{i}" for i, word in enumerate(words))
+    noisy = TextNoise()(clean, 0.1, np.random.default_rng(seed)).text
+    passages = aligned_passages(noisy, clean, length)
+    assert all(len(part.encode()) <= length for _, part in passages)
+    place = 0
+    for _, part in passages:  # in order, and only what is too long is missing
+        found = clean.index(part, place)
+        assert not clean[place:found].strip() or len(clean[place:found].encode()) > length
+        place = found + len(part)
+    if len(clean.encode()) <= length:
+        assert passages == ([(noisy, clean)] if clean or noisy else [])
+
+
+def test_parts_of_pairs_belong_together():
+    clean = "the old river runs by the old town and on to the sea"
+    noisy = "tbe o1d river rnns hy the o1dtown and on to tbe sca"
+    passages = aligned_passages(noisy, clean, 24)
+    assert "".join(part for part, _ in passages) == noisy
+    assert "".join(part for _, part in passages) == clean
+    assert all(character_error_rate([a], [b]) < 0.3 for a, b in passages)
+
+
+def test_passages_and_pairs_are_mixed():
+    passages = datasets.Dataset.from_dict(
+        {"text": [f"passage {i}" for i in range(2000)], "ends_document": [False] * 2000}
+    )
+    pairs = [(f"nolsy {i}", f"noisy {i}") for i in range(20)]
+    mixed = with_pairs(passages, pairs, 40, 4, 0.25, seed=0)
+    paired = [row for row in mixed if row["noisy"] is not None]
+    assert len(paired) / len(mixed) == pytest.approx(0.25, abs=0.03)
+    assert {(row["noisy"], row["text"]) for row in paired} == set(pairs)
+    assert {row["text"] for row in mixed if row["noisy"] is None} == set(passages["text"])
+    assert len(with_pairs(passages, pairs, 40, 4, 1.0, seed=0)) == 20
+    with pytest.raises(ValueError, match="no pair has a part of 30 to 40 bytes"):
+        with_pairs(passages, pairs, 40, 30, 0.5, seed=0)

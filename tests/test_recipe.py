@@ -95,6 +95,8 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--streaming", "true", "--max_steps", "5", "--dataloader_num_workers", "2"], "--dataloader_num_workers 0"),
         (["--whole_words", "true"], "cannot mask whole_words"),
         (["--noise_model", "somewhere"], "noise_model is for encodzall_denoise"),
+        (["--pairs_file", "bad.yaml"], "cannot tell the format of 'bad.yaml'"),
+        (["--pairs_share", "0"], "pairs_share 0.0 is no share"),
         (
             ["--config", '{"contrastive_loss_weight": 1}', "--per_device_train_batch_size", "1"],
             "needs batches of two or more",
@@ -499,13 +501,15 @@ def test_from_masks_to_noise_as_the_world_makes_it(tmp_path, corpus_file):
     config |= {"word_key_value_heads": 2}
     first, second = str(tmp_path / "masks"), str(tmp_path / "noise")
     assert run_pretraining.main(["--config", json.dumps(config), "--output_dir", first, *common]) == 0
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("\n".join(json.dumps({"noisy": "Docunient 1", "clean": "Document 1"}) for _ in range(9)))
     OcrNoiseModel.fit([("Docunient 1 is ahout 3 vvords", "Document 1 is about 3 words")] * 9).save_pretrained(
         tmp_path / "fitted"
     )
     arguments = [
         "--family", "encodzall_denoise", "--initial_checkpoint", first, "--output_dir", second, *common,
         "--config", json.dumps(config | {"contrastive_loss_weight": 0.1}),
-        "--noise_model", str(tmp_path / "fitted"), "--noise_minimum", "0.05",
+        "--noise_model", str(tmp_path / "fitted"), "--noise_minimum", "0.05", "--pairs_file", str(pairs),
     ]  # fmt: skip
     assert run_pretraining.main(arguments) == 0
     report = json.loads((Path(second) / "report.json").read_text())

@@ -92,7 +92,7 @@ class EncodzallMaskingCollator:
             self.collated += 1
             rate = self.noise_rate(example.get("step", 0))
             ids, index = np.array(ids, dtype=np.int64), np.array(index, dtype=np.int64)
-            changed, changed_index = self.make_noisy(ids, index, rate, generator)
+            changed, changed_index = self.make_noisy(example, ids, index, rate, generator)
             noisy.append(changed)
             noisy_index.append(changed_index)
             clean.append(np.append(ids, self.tokenizer.eos_token_id))
@@ -106,8 +106,8 @@ class EncodzallMaskingCollator:
             "target_word_index": pad_rows(clean_index, -1),
         }
 
-    def make_noisy(self, ids, index, rate, generator):
-        """A text's ids and word index, each of shape `(n,)`, with noise of a rate; to the same, each of shape `(m,)`."""
+    def make_noisy(self, example, ids, index, rate, generator):
+        """An example's ids and word index, each of shape `(n,)`, with noise of a rate; to the same, each of shape `(m,)`."""
         return mask_text(ids, index, rate, generator)[:2]
 
 
@@ -115,7 +115,7 @@ class EncodzallDenoisingCollator(EncodzallMaskingCollator):
     """Tokenizes texts, makes them noisy as the world does, and labels them with the clean text.
 
     Noise changes the number of words, so that it trains [`EncodzallForConditionalGeneration`], which has no word decoder. Seeds
-    and batches are as of [`EncodzallMaskingCollator`].
+    and batches are as of [`EncodzallMaskingCollator`]. An example may bring a noisy text of its own, as `noisy`.
 
     Args:
         tokenizer ([`EncodzallTokenizer`]).
@@ -129,12 +129,14 @@ class EncodzallDenoisingCollator(EncodzallMaskingCollator):
         super().__init__(tokenizer, rate, seed, max_length)
         self.noise = OcrNoiseModel.from_pretrained(noise_model) if noise_model else TextNoise()
 
-    def make_noisy(self, ids, index, rate, generator):
-        """As of [`EncodzallMaskingCollator`]."""
-        strength = self.noise.draw_strength(rate, generator)
-        # A text that was cut within a character loses what there is of it.
-        text = bytes(ids.astype(np.uint8)).decode("utf-8", "ignore")
-        noisy = self.tokenizer(self.noise(text, strength, generator).text, add_special_tokens=False)
+    def make_noisy(self, example, ids, index, rate, generator):
+        """As of [`EncodzallMaskingCollator`]; a noisy text that the example brings stays as it is."""
+        noisy = example.get("noisy")
+        if noisy is None:
+            # A text that was cut within a character loses what there is of it.
+            text = bytes(ids.astype(np.uint8)).decode("utf-8", "ignore")
+            noisy = self.noise(text, self.noise.draw_strength(rate, generator), generator).text
+        noisy = self.tokenizer(noisy, add_special_tokens=False)
         return np.array(noisy["input_ids"], dtype=np.int64), np.array(noisy["word_index"], dtype=np.int64)
 
 

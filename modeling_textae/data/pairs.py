@@ -1,6 +1,7 @@
 """Pairs of noisy and clean texts, out of files."""
 
 import datasets
+from rapidfuzz.distance import Levenshtein
 
 from .corpora import file_format
 
@@ -45,3 +46,64 @@ def unaligned(noisy, clean, pad, ignored):
         raise ValueError(f"aligned texts are as long as each other: got {len(noisy)} and {len(clean)} characters")
     kept = [both for both in zip(noisy, clean, strict=True) if ignored not in both]
     return tuple("".join(side).replace(pad, "") for side in zip(*kept, strict=True)) if kept else ("", "")
+
+
+def aligned_passages(noisy, clean, length):
+    """Cut a pair of texts behind white space that both have, into pairs whose clean text has at most `length` bytes; what has no
+    such white space for longer than that is left out.
+
+    Args:
+        noisy, clean (`str`), length (`int`).
+
+    Returns:
+        `list[tuple[str, str]]`: noisy and clean.
+    """
+    cuts = [(0, 0)]
+    for block in Levenshtein.opcodes(clean, noisy):
+        if block.tag == "equal":
+            places = range(block.src_start, block.src_end)
+            cuts += [(i + 1, block.dest_start + i + 1 - block.src_start) for i in places if clean[i].isspace()]
+    if cuts[-1] != (len(clean), len(noisy)):
+        cuts.append((len(clean), len(noisy)))
+    passages, start, best = [], cuts[0], None
+    for cut in cuts[1:]:
+        if len(clean[start[0] : cut[0]].encode("utf-8")) <= length:
+            best = cut
+            continue
+        if best is not None:
+            passages.append((start, best))
+            start = best
+        best = cut if len(clean[start[0] : cut[0]].encode("utf-8")) <= length else None
+        start = start if best else cut
+    if best is not None:
+        passages.append((start, best))
+    return [(noisy[a[1] : b[1]], clean[a[0] : b[0]]) for a, b in passages]
+
+
+def with_pairs(passages, pairs, length, min_length, share, seed):
+    """Mix passages with pairs.
+
+    Args:
+        passages (`datasets.Dataset`): with the columns `text` and `ends_document`, as of [`passage_dataset`].
+        pairs (`list[tuple[str, str]]`): noisy and clean.
+        length, min_length (`int`): bytes of a clean passage at most and at least.
+        share (`float`): of the examples that are pairs; seed (`int`): of the mixture.
+
+    Returns:
+        `datasets.Dataset`: with the column `noisy` as well, `None` for passages.
+
+    Raises:
+        ValueError: where no pair is as long.
+    """
+    cut = [pair for both in pairs for pair in aligned_passages(*both, length)]
+    cut = [pair for pair in cut if len(pair[1].encode("utf-8")) >= min_length]
+    if not cut:
+        raise ValueError(f"no pair has a part of {min_length} to {length} bytes")
+    noisy, clean = map(list, zip(*cut, strict=True))
+    paired = datasets.Dataset.from_dict({"text": clean, "ends_document": [False] * len(clean), "noisy": noisy})
+    if share == 1:
+        return paired
+    passages = passages.add_column("noisy", [None] * len(passages), feature=datasets.Value("string"))
+    return datasets.interleave_datasets(
+        [passages, paired], probabilities=[1 - share, share], seed=seed, stopping_strategy="all_exhausted"
+    )

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from ..data.chunk_lists import ChunkDraws, count_chunks, token_list
 from ..data.corpora import load_corpus, passage_dataset
+from ..data.pairs import read_pairs, with_pairs
 from .latents import KlAnnealingCallback, some_passages
 from .optimizers import optimizer_class_and_arguments
 from .samples import SamplesCallback
@@ -61,6 +62,11 @@ def load_recipe_corpus(recipe):
     passages = passage_dataset(corpus["train"], data.passage_length, data.min_passage_length)
     if not data.streaming and not len(passages):
         raise ValueError(f"the corpus has no passage of {data.min_passage_length} bytes: lower --min_passage_length")
+    if data.pairs_file:
+        pairs = read_pairs(data.pairs_file, data.noisy_column, data.clean_column, last=data.pairs_last)
+        passages = with_pairs(
+            passages, pairs, data.passage_length, data.min_passage_length, data.pairs_share, training.seed
+        )
     per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     if not data.streaming and len(passages) < per_step:
         raise ValueError(

@@ -164,6 +164,15 @@ class DataArguments:
     validation_file: list[str] = field(default_factory=list, metadata={"help": "Likewise, of one format."})
     text_column: str = field(default="text", metadata={"help": "The column that holds the text."})
     streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
+    pairs_file: str | None = field(
+        default=None, metadata={"help": "Noisy and clean texts to train on as well; encodzall_denoise only."}
+    )
+    noisy_column: str = field(default="noisy", metadata={"help": "In that file, the noisy texts."})
+    clean_column: str = field(default="clean", metadata={"help": "In that file, what they should be."})
+    pairs_last: float = field(default=1.0, metadata={"help": "Share of that file's records up to which they are read."})
+    pairs_share: float = field(
+        default=0.5, metadata={"help": "Share of the passages that are such pairs; above 0, up to 1."}
+    )
     passage_length: int = field(default=256, metadata={"help": "Bytes in a passage at most."})
     min_passage_length: int = field(default=32, metadata={"help": "Bytes in a passage at least."})
     max_tokens: int | None = field(
@@ -433,7 +442,7 @@ def check(model, data, noise, training):
         config = getattr(family.config, model.size)(**config_fields(model.config, family.config))
     except StrictDataclassError as error:
         raise ValueError(f"--config: {str(error.__cause__ or error).strip()}") from error
-    for path in [*data.train_file, *data.validation_file]:
+    for path in [*data.train_file, *data.validation_file, *filter(None, [data.pairs_file])]:
         file_format(path)
     if data.dataset_name and data.train_file:
         raise ValueError("give a dataset_name or a train_file, not both")
@@ -457,6 +466,12 @@ def check(model, data, noise, training):
         raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
     if noise.noise_model and "noise_model" not in family.collator_fields:
         raise ValueError(f"noise_model is for encodzall_denoise: family {model.family!r} has noise of its own")
+    if data.pairs_file and "noise_model" not in family.collator_fields:
+        raise ValueError(f"pairs_file is for encodzall_denoise: family {model.family!r} has noise of its own")
+    if data.pairs_file and (data.streaming or data.max_tokens is not None):
+        raise ValueError("pairs are cut where both texts have white space: leave --streaming and --max_tokens out")
+    if not 0 < data.pairs_share <= 1:
+        raise ValueError(f"pairs_share {data.pairs_share} is no share: accepted are above 0 and up to 1")
     if getattr(config, "contrastive_loss_weight", 0) and training.per_device_train_batch_size < 2:
         raise ValueError(
             "a text alone has nothing to be told from: contrastive_loss_weight needs batches of two or more"
