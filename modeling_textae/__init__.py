@@ -30,6 +30,7 @@ from .models.modeling_cta import CtaModel, CtaOutput
 from .models.modeling_encodzall import (
     EncodzallForConditionalGeneration,
     EncodzallForPreTraining,
+    EncodzallForSentenceEmbedding,
     EncodzallForSequenceClassification,
     EncodzallForTokenClassification,
     EncodzallModel,
@@ -113,6 +114,7 @@ __all__ = [
     "EncodzallConfig",
     "EncodzallForConditionalGeneration",
     "EncodzallForPreTraining",
+    "EncodzallForSentenceEmbedding",
     "EncodzallForSequenceClassification",
     "EncodzallForTokenClassification",
     "EncodzallModel",

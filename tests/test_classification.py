@@ -64,7 +64,7 @@ def test_unknown_problems_are_refused(tokenizer):
     model.config.problem_type = "ranking"
     with pytest.raises(ValueError, match="problem_type 'ranking' is unknown"):
         model(**tokenizer(TEXTS[:1], return_tensors="pt"), labels=torch.tensor([0]))
-    with pytest.raises(ValueError, match="nothing to classify by"):
+    with pytest.raises(ValueError, match="no vectors to go by"):
         build(use_memory=False)
 
 

@@ -82,7 +82,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (
             ["--family", "bert"],
             "'bert' is unknown: accepted are abstractinator, abstractinator_lm, cta, encodzall, encodzall_denoise, "
-            "fsq_autoencoder, fsq_autoencoder_lm, mlm_encoder",
+            "encodzall_embedding, fsq_autoencoder, fsq_autoencoder_lm, mlm_encoder",
         ),
         (["--config", '{"hidden_size": 32}'], "hidden_size 32 does not split"),
         (["--config", '{"hiden_size": 32}'], "no field 'hiden_size'; did you mean hidden_size"),
@@ -94,7 +94,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--streaming", "true"], "give --max_steps"),
         (["--streaming", "true", "--max_steps", "5", "--dataloader_num_workers", "2"], "--dataloader_num_workers 0"),
         (["--whole_words", "true"], "cannot mask whole_words"),
-        (["--noise_model", "somewhere"], "noise_model is for encodzall_denoise"),
+        (["--noise_model", "somewhere"], "noise_model is for encodzall_denoise and"),
         (["--pairs_file", "bad.yaml"], "cannot tell the format of 'bad.yaml'"),
         (["--pairs_share", "0"], "pairs_share 0.0 is no share"),
         (

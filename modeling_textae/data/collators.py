@@ -140,6 +140,24 @@ class EncodzallDenoisingCollator(EncodzallMaskingCollator):
         return np.array(noisy["input_ids"], dtype=np.int64), np.array(noisy["word_index"], dtype=np.int64)
 
 
+class EncodzallViewsCollator(EncodzallDenoisingCollator):
+    """Two views of each text, noisy and clean, for [`EncodzallForSentenceEmbedding`]; arguments as of
+    [`EncodzallDenoisingCollator`]. With a rate of 0 both are the clean text, which dropout must tell apart."""
+
+    def __call__(self, examples):
+        """Collate examples, each a `dict` with a `text`.
+
+        Returns:
+            `dict` of tensors: `input_ids`, `attention_mask`, `word_index` of the noisy texts, shape `(batch, length)`, and
+            `second_input_ids`, `second_attention_mask`, `second_word_index` of the clean ones.
+        """
+        batch = super().__call__(examples)
+        ids, index = batch.pop("labels")[:, :-1], batch.pop("target_word_index")[:, :-1]
+        ids = ids.where(index >= 0, self.tokenizer.pad_token_id)
+        second = {"input_ids": ids, "attention_mask": (index >= 0).long(), "word_index": index}
+        return batch | {f"second_{name}": value for name, value in second.items()}
+
+
 def whole_characters(offsets):
     """Offsets in which tokens that share a character follow each other, so that none of its bytes begins a word.
 

@@ -1,6 +1,7 @@
 """What a training run reports at its end, by family."""
 
-from . import codebook, masked_language, reconstruction, segments, tokens
+from ..models.modeling_encodzall import EncodzallForSentenceEmbedding
+from . import codebook, embedding, masked_language, reconstruction, segments, tokens
 
 REPORTS = {
     "abstractinator": segments.run_report,
@@ -22,4 +23,6 @@ def run_report(model, tokenizer, passages, **kwargs):
     Returns:
         `tuple[dict, list[str]]`: the figures, and lines to print.
     """
+    if isinstance(model, EncodzallForSentenceEmbedding):
+        return embedding.run_report(model, tokenizer, passages, **kwargs)
     return REPORTS[model.config.model_type](model, tokenizer, passages, **kwargs)

@@ -7,8 +7,10 @@ values too, so that what it reads of a word depends on how far into the word it 
 added to every input, as attention to a single vector would add it.
 """
 
+import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -986,8 +988,8 @@ class EncodzallForPreTraining(EncodzallForConditionalGeneration):
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
-class EncodzallClassifier(EncodzallPreTrainedModel):
-    """The encoder and a linear head for `num_labels` scores.
+class EncodzallEncoderHead(EncodzallPreTrainedModel):
+    """The encoder, for something that is done with its vectors.
 
     Args:
         config ([`EncodzallConfig`]).
@@ -1001,12 +1003,9 @@ class EncodzallClassifier(EncodzallPreTrainedModel):
 
     def __init__(self, config):
         if not config.use_memory:
-            raise ValueError("without use_memory there is nothing to classify by: leave it at True")
+            raise ValueError("without use_memory there are no vectors to go by: leave it at True")
         super().__init__(config)
         self.model = EncodzallModel(config)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
 
     def encode(self, input_ids, attention_mask=None, word_index=None):
         """Return the words' vectors, shape `(batch, words, hidden_size)`; arguments as of [`EncodzallModel`]."""
@@ -1014,6 +1013,20 @@ class EncodzallClassifier(EncodzallPreTrainedModel):
 
     def latent_scale(self, bits=8):
         return self.model.latent_scale(bits)
+
+
+class EncodzallClassifier(EncodzallEncoderHead):
+    """The encoder and a linear head for `num_labels` scores.
+
+    Args:
+        config ([`EncodzallConfig`]).
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
 
 
 class EncodzallForSequenceClassification(EncodzallClassifier):
@@ -1096,3 +1109,121 @@ class EncodzallForTokenClassification(EncodzallClassifier):
         logits = self.classifier(self.dropout(encoded.byte_states))
         loss = None if labels is None else label_cross_entropy(logits, labels, num_items_in_batch)
         return TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+
+
+@dataclass
+class EncodzallEmbeddingOutput(ModelOutput):
+    """What [`EncodzallForSentenceEmbedding`] returns.
+
+    Attributes:
+        loss (`torch.FloatTensor` of shape `()`): of finding each text's second view, in nats a text.
+        sentence_embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): of the texts, or of their first views.
+        hidden_states, attentions (`tuple`): of encoder 2, where asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    sentence_embedding: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+# What sentence-transformers needs to read a checkpoint: its own module for transformers' models, and which output it takes.
+SENTENCE_TRANSFORMERS = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}},
+        "module_output_name": "sentence_embedding",
+    },
+}
+
+
+class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
+    """One vector a text, the mean of its words'; trained to find a text's other view among those of the batch.
+
+    Views are a noisy and the clean text, as [`EncodzallViewsCollator`] gives them, or, of a text alone, two passes with dropout.
+    Checkpoints are sentence-transformers' as well. Source of the latter view: Gao et al. 2021, "SimCSE", section 3.
+
+    Args:
+        config ([`EncodzallConfig`]): `contrastive_scale` is the factor of the cosines.
+
+    Example:
+
+    ```python
+    >>> model = EncodzallForSentenceEmbedding.from_pretrained("org/encodzall-nano")
+    >>> model.embed(["a text", "another"], tokenizer).shape
+    torch.Size([2, 192])
+    ```
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        word_index=None,
+        second_input_ids=None,
+        second_attention_mask=None,
+        second_word_index=None,
+        return_loss=True,
+        **kwargs,
+    ):
+        """Embed texts.
+
+        Args:
+            input_ids, attention_mask, word_index: as of [`EncodzallModel`].
+            second_input_ids, second_attention_mask, second_word_index (*optional*): the texts' second views; by default, in
+                training, the first ones, which dropout makes others.
+            return_loss (`bool`, defaults to `True`): compare the views, where there are two.
+
+        Returns:
+            [`EncodzallEmbeddingOutput`].
+
+        Raises:
+            ValueError: in training, without second views and without dropout.
+        """
+        first = self.model(input_ids, attention_mask, word_index, return_dict=True, **kwargs)
+        if second_input_ids is None and self.training and return_loss:
+            if not (self.config.dropout or self.config.attention_dropout):
+                raise ValueError("without dropout both views of a text are one: give a dropout, or second_input_ids")
+            second_input_ids, second_attention_mask, second_word_index = input_ids, attention_mask, word_index
+        loss = None
+        if second_input_ids is not None and return_loss:
+            second = self.model(second_input_ids, second_attention_mask, second_word_index, return_dict=True)
+            same = (second_input_ids == second_input_ids[:, None]).all(-1)
+            loss = multiple_negatives_loss(
+                first.pooler_output, second.pooler_output, self.config.contrastive_scale, same
+            )
+        return EncodzallEmbeddingOutput(loss, first.pooler_output, first.hidden_states, first.attentions)
+
+    @torch.no_grad()
+    def embed(self, texts, tokenizer, batch_size=64, show_progress=False):
+        """Embed texts, each vector of length 1, so that products are cosines.
+
+        Args:
+            texts (`list[str]`), tokenizer ([`EncodzallTokenizer`]), batch_size (`int`, defaults to 64), show_progress (`bool`,
+                defaults to `False`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(texts, hidden_size)`, on the CPU.
+        """
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # so that little of a batch is padding
+        found = torch.empty(len(texts), self.config.hidden_size)
+        for start in trange(0, len(texts), batch_size, disable=not show_progress, desc="embedding", leave=False):
+            rows = order[start : start + batch_size]
+            inputs = tokenizer([texts[i] for i in rows], padding=True, return_tensors="pt").to(self.device)
+            vectors = self.model(**inputs, return_dict=True).pooler_output.float()
+            found[rows] = nn.functional.normalize(vectors, dim=-1).cpu()
+        return found
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As of transformers, with the files by which sentence-transformers reads the folder."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for name, content in SENTENCE_TRANSFORMERS.items():
+            (Path(save_directory) / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -20,6 +20,7 @@ from ..data.collators import (
     CtaCollator,
     EncodzallDenoisingCollator,
     EncodzallMaskingCollator,
+    EncodzallViewsCollator,
     FsqChunkCollator,
     LanguageCollator,
     MlmEncoderMaskingCollator,
@@ -32,7 +33,11 @@ from ..models.configuration_fsq_autoencoder import FsqAutoencoderConfig
 from ..models.configuration_mlm_encoder import MlmEncoderConfig
 from ..models.modeling_abstractinator import AbstractinatorForCausalLM, AbstractinatorModel
 from ..models.modeling_cta import CtaModel
-from ..models.modeling_encodzall import EncodzallForConditionalGeneration, EncodzallForPreTraining
+from ..models.modeling_encodzall import (
+    EncodzallForConditionalGeneration,
+    EncodzallForPreTraining,
+    EncodzallForSentenceEmbedding,
+)
 from ..models.modeling_fsq_autoencoder import FsqAutoencoderForCausalLM, FsqAutoencoderModel
 from ..models.modeling_mlm_encoder import MlmEncoderForMaskedLM
 from ..models.tokenization_abstractinator import AbstractinatorTokenizer
@@ -102,6 +107,14 @@ FAMILIES = {
         collator_fields=("noise_model",),
         # The contrastive part hardly depends on the noise, and on the batch's size it does.
         defaults={"noise_rate": 0.05, "noise_maximum": 0.4, "controlled_loss": "sequence_loss"},
+    ),
+    "encodzall_embedding": Family(
+        EncodzallConfig,
+        EncodzallTokenizer,
+        EncodzallForSentenceEmbedding,
+        EncodzallViewsCollator,
+        collator_fields=("noise_model",),
+        defaults={"noise": "fixed", "noise_rate": 0.05},
     ),
     "fsq_autoencoder": Family(
         FsqAutoencoderConfig,
@@ -465,17 +478,18 @@ def check(model, data, noise, training):
     if noise.whole_words and "whole_words" not in family.collator_fields:
         raise ValueError(f"family {model.family!r} cannot mask whole_words: its masks follow rules of their own")
     if noise.noise_model and "noise_model" not in family.collator_fields:
-        raise ValueError(f"noise_model is for encodzall_denoise: family {model.family!r} has noise of its own")
-    if data.pairs_file and "noise_model" not in family.collator_fields:
+        raise ValueError(
+            f"noise_model is for encodzall_denoise and encodzall_embedding: family {model.family!r} has noise of its own"
+        )
+    if data.pairs_file and family.model is not EncodzallForConditionalGeneration:
         raise ValueError(f"pairs_file is for encodzall_denoise: family {model.family!r} has noise of its own")
     if data.pairs_file and (data.streaming or data.max_tokens is not None):
         raise ValueError("pairs are cut where both texts have white space: leave --streaming and --max_tokens out")
     if not 0 < data.pairs_share <= 1:
         raise ValueError(f"pairs_share {data.pairs_share} is no share: accepted are above 0 and up to 1")
-    if getattr(config, "contrastive_loss_weight", 0) and training.per_device_train_batch_size < 2:
-        raise ValueError(
-            "a text alone has nothing to be told from: contrastive_loss_weight needs batches of two or more"
-        )
+    compares = getattr(config, "contrastive_loss_weight", 0) or family.model is EncodzallForSentenceEmbedding
+    if compares and training.per_device_train_batch_size < 2:
+        raise ValueError("a text alone has nothing to be told from: a contrastive loss needs batches of two or more")
     goes_on_with_texts = issubclass(family.model, GenerationMixin) and not config.is_encoder_decoder
     if training.sample_steps and not goes_on_with_texts:
         raise ValueError(f"sample_steps asks for text, which the family {model.family!r} does not write")

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from model_cases import TEXTS, encodzall_config
+from sentence_transformers import SentenceTransformer
+from transformers import Trainer, TrainingArguments, pipeline
+
+import modeling_textae as textae
+import run_pretraining
+from modeling_textae.data.collators import EncodzallViewsCollator
+from modeling_textae.data.text_noise import TextNoise
+from modeling_textae.evaluation.embedding import retrieval
+from modeling_textae.models.contrastive import multiple_negatives_loss
+
+SENTENCES = [f"the {thing} is {kind}" for thing in ("river", "boat", "town", "rain", "sea") for kind in
+             ("old", "blue", "cold", "far away", "here", "gone")]  # fmt: skip
+
+
+@pytest.fixture
+def tokenizer():
+    return textae.EncodzallTokenizer()
+
+
+def build(**fields):
+    torch.manual_seed(0)
+    return textae.EncodzallForSentenceEmbedding(encodzall_config(**fields)).eval()
+
+
+def test_views_are_the_noisy_and_the_clean_text(tokenizer):
+    batch = EncodzallViewsCollator(tokenizer, rate=0.3)(
+        [{"text": text, "index": i} for i, text in enumerate(SENTENCES)]
+    )
+    noisy, clean = ([tokenizer.decode(row[row < 256]) for row in batch[f"{view}input_ids"]] for view in ("", "second_"))
+    assert clean == SENTENCES
+    assert sum(a != b for a, b in zip(noisy, clean, strict=True)) > 15
+    plain = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    for name in ("input_ids", "attention_mask", "word_index"):
+        assert torch.equal(batch[f"second_{name}"], plain[name])
+
+
+def test_the_loss_compares_views(tokenizer):
+    model = build(contrastive_scale=7.0)
+    batch = EncodzallViewsCollator(tokenizer, rate=0.2)([{"text": text, "index": i} for i, text in enumerate(TEXTS)])
+    output = model(**batch)
+    views = [
+        model.model(
+            **{name: batch[view + name] for name in ("input_ids", "attention_mask", "word_index")}
+        ).pooler_output
+        for view in ("", "second_")
+    ]
+    torch.testing.assert_close(output.loss, multiple_negatives_loss(*views, 7.0))
+    torch.testing.assert_close(output.sentence_embedding, views[0])
+    assert model(**batch, return_loss=False).loss is None
+    assert model(**tokenizer(TEXTS[0], return_tensors="pt")).loss is None
+
+
+def test_dropout_makes_two_views_of_one(tokenizer):
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    loss = build(dropout=0.1).train()(**inputs).loss
+    loss.backward()
+    assert loss > 0
+    with pytest.raises(ValueError, match="both views of a text are one"):
+        build().train()(**inputs)
+
+
+def test_embeddings_depend_on_their_text_alone(tokenizer):
+    model = build()
+    together = model.embed(TEXTS, tokenizer, batch_size=3)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(len(TEXTS)))
+    for text, vector in zip(TEXTS, together, strict=True):
+        torch.testing.assert_close(model.embed([text], tokenizer)[0], vector, atol=1e-5, rtol=1e-4)
+    assert model.embed([], tokenizer).shape == (0, 32)
+
+
+def test_training_finds_noisy_texts_again_under_transformers_own_trainer(tokenizer, tmp_path):
+    model, noise = build(), TextNoise()
+    before = retrieval(model, tokenizer, SENTENCES, noise, 0.2)
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=80, per_device_train_batch_size=15, learning_rate=5e-3, use_cpu=True, report_to="none",
+        save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
+    )  # fmt: skip
+    corpus = [{"text": text} for text in SENTENCES]
+    trainer = Trainer(model, arguments, EncodzallViewsCollator(tokenizer, rate=0.2), corpus, eval_dataset=corpus)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert retrieval(model.eval(), tokenizer, SENTENCES, noise, 0.2) > max(before + 0.1, 0.6)
+
+
+def test_sentence_transformers_and_pipelines_read_what_is_saved(tokenizer, tmp_path):
+    model = build()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    theirs = SentenceTransformer(str(tmp_path), device="cpu")
+    found = torch.tensor(theirs.encode(TEXTS, normalize_embeddings=True))
+    torch.testing.assert_close(found, model.embed(TEXTS, tokenizer), atol=1e-5, rtol=1e-4)
+    again = textae.EncodzallForSentenceEmbedding.from_pretrained(tmp_path)
+    assert torch.equal(again.embed(TEXTS, tokenizer), model.embed(TEXTS, tokenizer))
+    features = pipeline("feature-extraction", model=str(tmp_path), device="cpu")(TEXTS[0])
+    words = model.encode(**tokenizer(TEXTS[0], return_tensors="pt"))
+    torch.testing.assert_close(torch.tensor(features), words)
+
+
+def test_a_run_of_embeddings_from_recipe_to_report(tmp_path):
+    corpus_file = tmp_path / "corpus.jsonl"
+    corpus_file.write_text("\n".join(json.dumps({"text": sentence * 2}) for sentence in SENTENCES))
+    config = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "byte_key_value_heads": 1}
+    output = tmp_path / "run"
+    arguments = [
+        "--family", "encodzall_embedding", "--config", json.dumps(config | {"word_key_value_heads": 2}), "--output_dir",
+        str(output), "--train_file", str(corpus_file), "--validation_file", str(corpus_file), "--max_steps", "3",
+        "--passage_length", "64", "--min_passage_length", "8", "--per_device_train_batch_size", "4", "--report_passages",
+        "5", "--disable_tqdm", "true",
+    ]  # fmt: skip
+    assert run_pretraining.main([*arguments, "--per_device_train_batch_size", "1"]) == 2
+    assert run_pretraining.main(arguments) == 0
+    assert set(json.loads((output / "report.json").read_text())["retrieval"]) == {"0.05", "0.2"}
+    assert {"modules.json", "sentence_bert_config.json"} <= {path.name for path in Path(output).iterdir()}
