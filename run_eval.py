@@ -9,6 +9,7 @@ rate-distortion  stored bits for each byte of text against what comes back
 tokens           how exactly CTA gives tokens back: of held-out text, of random tokens, rounded and noisy; what it gets wrong; of
                  the FSQ autoencoder, what its codes own and what its tokenizer makes of text
 denoise          error rates of noisy texts as they are and as Encodzall restores them, at several margins
+embed            how well Encodzall's embeddings tell how alike people find sentences, beside n-grams and an untrained encoder
 lm               lm-eval: any of its models and tasks, and our own (`--model hier_ae`), also from local files; meant where the
                  first argument is no command: run_eval.py --model hf --model_args pretrained=... --tasks hellaswag
 report           how well a run's noise control held its loss, and the curve
@@ -38,6 +39,7 @@ from transformers import (
 from modeling_textae import (
     CtaConfig,
     EncodzallConfig,
+    EncodzallForSentenceEmbedding,
     EncodzallTokenizer,
     FsqAutoencoderConfig,
     MlmEncoderConfig,
@@ -45,6 +47,7 @@ from modeling_textae import (
 from modeling_textae.cards import auto_class
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
 from modeling_textae.data.pairs import read_pairs
+from modeling_textae.data.text_noise import TextNoise
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
 from modeling_textae.evaluation.codebook import (
     chunk_report,
@@ -58,6 +61,7 @@ from modeling_textae.evaluation.codebook import (
 from modeling_textae.evaluation.codebook import run_report as codebook_report
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.denoising import denoising_rows
+from modeling_textae.evaluation.embedding import n_gram_embedding, similarity_rows
 from modeling_textae.evaluation.masked_language import (
     answers,
     masked_language_rows,
@@ -197,6 +201,24 @@ class DenoiseArguments:
     window: int = field(default=256, metadata={"help": "Bytes that are read at once."})
     overlap: int = field(default=64, metadata={"help": "Bytes that neighbouring windows share at most."})
     batch_size: int = field(default=32, metadata={"help": "Windows at once."})
+    output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
+
+
+@dataclass
+class EmbedArguments:
+    """A checkpoint, and pairs of sentences with scores."""
+
+    checkpoint: str = field(metadata={"help": "Folder or Hub name of an Encodzall."})
+    data_file: str = field(metadata={"help": "json lines, csv or parquet with both sentences and a score."})
+    columns: list[str] = field(
+        default_factory=lambda: ["sentence1", "sentence2", "score"],
+        metadata={"help": "Of the sentences and the score."},
+    )
+    noise: float = field(
+        default=0.05, metadata={"help": "Strength of the noise on the sentences of the second column of figures."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the noise and the untrained encoder."})
+    batch_size: int = field(default=64, metadata={"help": "Sentences at once."})
     output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
 
 
@@ -529,6 +551,39 @@ def denoise(arguments):
     return {"rows": rows, "kilobytes_per_second": speed}, f"{head}\n\n{table(rows, list(rows[-1]))}"
 
 
+def embed(arguments):
+    """Rank correlation of cosines with people's scores, clean and noisy, beside baselines that learn nothing of sentences."""
+    config = AutoConfig.from_pretrained(arguments.checkpoint)
+    if not isinstance(config, EncodzallConfig):
+        raise ValueError(f"embed needs an Encodzall, and {arguments.checkpoint!r} is a {config.model_type}")
+    records = load_dataset(file_format(arguments.data_file), data_files=arguments.data_file, split="train")
+    missing = [name for name in arguments.columns if name not in records.column_names]
+    if missing or len(arguments.columns) != 3:
+        raise ValueError(f"columns {arguments.columns} are not three of {', '.join(records.column_names)}")
+    first, second, scores = (records[name] for name in arguments.columns)
+    pairs, texts = list(zip(first, second, strict=True)), [*first, *second]
+    model, tokenizer = (
+        EncodzallForSentenceEmbedding.from_pretrained(arguments.checkpoint, dtype="float32"),
+        EncodzallTokenizer(),
+    )
+    torch.manual_seed(arguments.seed)
+    untrained = EncodzallForSentenceEmbedding(config)
+    measured = {
+        name: partial(encoder.eval().embed, tokenizer=tokenizer, batch_size=arguments.batch_size)
+        for name, encoder in ((arguments.checkpoint, model), ("the same, untrained", untrained))
+    }
+    measured["characters, 2 to 4, by rarity"] = n_gram_embedding(texts, "char", (2, 4))
+    measured["words, by rarity"] = n_gram_embedding(texts, "word", (1, 1))
+    rows = [
+        {"embedding": name} | similarity_rows(function, pairs, scores, TextNoise(), arguments.noise, arguments.seed)
+        for name, function in measured.items()
+    ]
+    for row in rows:
+        row["lost"] = row["clean"] - row["noisy"]
+    head = f"{len(pairs)} pairs, Spearman's rank correlation; noise of strength {arguments.noise:g} on both sentences."
+    return {"rows": rows}, f"{head}\n\n{table(rows, list(rows[0]))}"
+
+
 def lm(arguments):
     """Run lm-eval's tasks on a model, from the Hub or from local files."""
     from modeling_textae.evaluation.lm_harness import evaluate, result_rows  # lm-eval is an extra
@@ -595,6 +650,7 @@ COMMANDS = {
     "tokens": (tokens, TokensArguments),
     "rate-distortion": (rate_distortion_table, CheckpointArguments),
     "denoise": (denoise, DenoiseArguments),
+    "embed": (embed, EmbedArguments),
     "lm": (lm, LmArguments),
     "report": (report, ReportArguments),
     "packing": (packing, PackingArguments),

@@ -1,17 +1,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from model_cases import TEXTS, encodzall_config
 from sentence_transformers import SentenceTransformer
 from transformers import Trainer, TrainingArguments, pipeline
 
 import modeling_textae as textae
+import run_eval
 import run_pretraining
 from modeling_textae.data.collators import EncodzallViewsCollator
 from modeling_textae.data.text_noise import TextNoise
-from modeling_textae.evaluation.embedding import retrieval
+from modeling_textae.evaluation.embedding import rank_correlation, retrieval
 from modeling_textae.models.contrastive import multiple_negatives_loss
 
 SENTENCES = [f"the {thing} is {kind}" for thing in ("river", "boat", "town", "rain", "sea") for kind in
@@ -117,3 +120,23 @@ def test_a_run_of_embeddings_from_recipe_to_report(tmp_path):
     assert run_pretraining.main(arguments) == 0
     assert set(json.loads((output / "report.json").read_text())["retrieval"]) == {"0.05", "0.2"}
     assert {"modules.json", "sentence_bert_config.json"} <= {path.name for path in Path(output).iterdir()}
+
+
+def test_rank_correlation_is_scipys():
+    drawn = np.random.default_rng(0).integers(0, 8, size=(2, 60))
+    assert rank_correlation(*drawn) == pytest.approx(scipy.stats.spearmanr(*drawn).statistic)
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([0.1, 5, 70])) == pytest.approx(1)
+
+
+def test_the_command_compares_with_what_learns_nothing(tokenizer, tmp_path, capsys):
+    build().save_pretrained(tmp_path / "model")
+    rows = [{"a": SENTENCES[i], "b": SENTENCES[j], "s": float(i // 6 == j // 6)} for i in range(30) for j in range(i)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["embed", "--checkpoint", str(tmp_path / "model"), "--data_file", str(tmp_path / "pairs.jsonl")]
+    assert run_eval.main([*arguments, "--columns", "a", "b", "s", "--output", str(tmp_path / "found")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert len(found) == 4
+    assert all(row["lost"] == pytest.approx(row["clean"] - row["noisy"]) for row in found)
+    assert found[3]["clean"] > 0.3  # equal words
+    assert run_eval.main(arguments) == 2
+    assert "are not three of a, b, s" in capsys.readouterr().err

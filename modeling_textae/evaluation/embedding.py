@@ -1,5 +1,6 @@
-"""How well embeddings find texts again."""
+"""How well embeddings find texts again, and tell how alike people find them."""
 
+import numpy as np
 import torch
 
 from ..data.collators import example_generator
@@ -32,3 +33,60 @@ def run_report(model, tokenizer, passages, noise, strength):
     found = {f"{rate:g}": retrieval(model, tokenizer, passages, noise, rate) for rate in sorted({0.05, 0.2, strength})}
     lines = [f"noise {rate}: {figure(share)} of {len(passages)} found again" for rate, share in found.items()]
     return {"retrieval": found, "passages": len(passages)}, lines
+
+
+def similarity_rows(embed, pairs, scores, noise, strength, seed=0):
+    """How well the cosines of embeddings follow scores that people gave pairs of texts, clean and with noise on both.
+
+    Args:
+        embed (callable): `list[str]` to vectors of length 1, shape `(texts, size)`.
+        pairs (`list[tuple[str, str]]`), scores (`list[float]`): one for one.
+        noise, strength, seed: as of [`retrieval`].
+
+    Returns:
+        `dict`: `clean` and `noisy`, Spearman's rank correlation.
+    """
+    texts = [text for pair in pairs for text in pair]
+    noisy = [noise(text, strength, example_generator(seed, 0, i)).text for i, text in enumerate(texts)]
+    found = {}
+    for name, written in (("clean", texts), ("noisy", noisy)):
+        vectors = torch.as_tensor(embed(written))
+        found[name] = rank_correlation((vectors[0::2] * vectors[1::2]).sum(1).numpy(), np.asarray(scores))
+    return found
+
+
+def rank_correlation(first, second):
+    """Spearman's: of the ranks, equal values sharing theirs.
+
+    Args:
+        first, second (`np.ndarray` of shape `(n,)`).
+    """
+    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+
+
+def ranks(values):
+    """Mean ranks, from 0, shape as given."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[inverse]
+
+
+def n_gram_embedding(corpus, analyzer="char", sizes=(2, 4)):
+    """A baseline without learning: n-grams, weighted by how few texts have them.
+
+    Source: as scikit-learn's `TfidfVectorizer` has them, with logarithms of counts (`sublinear_tf`).
+
+    Args:
+        corpus (`list[str]`): that frequencies are counted in; analyzer (`str`, defaults to `"char"`): or `"word"`; sizes
+            (`tuple[int, int]`, defaults to (2, 4)).
+
+    Returns:
+        A callable as of [`similarity_rows`].
+
+    Raises:
+        ImportError: without scikit-learn.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # of the extra "eval"
+
+    vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=sizes, sublinear_tf=True).fit(corpus)
+    return lambda texts: vectorizer.transform(texts).toarray()
