@@ -586,7 +586,10 @@ def embed(arguments):
 
 def lm(arguments):
     """Run lm-eval's tasks on a model, from the Hub or from local files."""
-    from modeling_textae.evaluation.lm_harness import evaluate, result_rows  # lm-eval is an extra
+    try:
+        from modeling_textae.evaluation.lm_harness import evaluate, result_rows
+    except ModuleNotFoundError as error:
+        raise ImportError(f"lm needs {error.name}: pip install 'modeling_textae[eval]'") from error
 
     limit = arguments.limit
     results = evaluate(
@@ -690,7 +693,7 @@ def main(arguments=None):
     try:
         fields = parse(command, arguments[1:])
         figures, body = COMMANDS[command][0](fields)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"run_eval: {error}", file=sys.stderr)
         return 2
     write_report(fields.output, command, figures, body)

@@ -98,6 +98,7 @@ def test_sentence_transformers_and_pipelines_read_what_is_saved(tokenizer, tmp_p
     theirs = SentenceTransformer(str(tmp_path), device="cpu")
     found = torch.tensor(theirs.encode(TEXTS, normalize_embeddings=True))
     torch.testing.assert_close(found, model.embed(TEXTS, tokenizer), atol=1e-5, rtol=1e-4)
+    assert (tmp_path / "modeling_encodzall.py").is_file()  # for where the package is not installed
     again = textae.EncodzallForSentenceEmbedding.from_pretrained(tmp_path)
     assert torch.equal(again.embed(TEXTS, tokenizer), model.embed(TEXTS, tokenizer))
     features = pipeline("feature-extraction", model=str(tmp_path), device="cpu")(TEXTS[0])

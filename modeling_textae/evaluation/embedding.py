@@ -86,7 +86,9 @@ def n_gram_embedding(corpus, analyzer="char", sizes=(2, 4)):
     Raises:
         ImportError: without scikit-learn.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # of the extra "eval"
-
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError as error:
+        raise ImportError("n-grams need scikit-learn: pip install 'modeling_textae[eval]'") from error
     vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=sizes, sublinear_tf=True).fit(corpus)
     return lambda texts: vectorizer.transform(texts).toarray()

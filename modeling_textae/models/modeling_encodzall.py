@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from tqdm.auto import trange
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
@@ -1225,5 +1226,6 @@ class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As of transformers, with the files by which sentence-transformers reads the folder."""
         super().save_pretrained(save_directory, *args, **kwargs)
+        custom_object_save(self.model, save_directory)  # AutoModel serves the encoder, and so its code goes along
         for name, content in SENTENCE_TRANSFORMERS.items():
             (Path(save_directory) / name).write_text(json.dumps(content, indent=2) + "\n")
