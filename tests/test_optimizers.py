@@ -4,6 +4,7 @@ from model_cases import TEXTS, encodzall_config, encodzall_training_inputs
 from transformers import TrainingArguments
 
 import modeling_textae as textae
+from modeling_textae.models.linear import FusedLinear
 from modeling_textae.training.optimizers import (
     Muon,
     MuonFactory,
@@ -89,6 +90,23 @@ def test_muon_steps_as_torchs_with_decay(in_bfloat16, tolerance):
             optimizer.step()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
     assert optimizers[0].state[ours].keys() == optimizers[1].state[theirs].keys()
+
+
+def test_fused_layers_move_as_the_layers_they_are_made_of():
+    torch.manual_seed(0)
+    parts = [torch.nn.Linear(8, 12, bias=False) for _ in range(3)]
+    fused = FusedLinear(8, 12, 3)
+    fused.weight.data = torch.cat([part.weight.data for part in parts])
+    inputs = torch.randn(5, 8)
+    apart, together = torch.nn.ModuleList(parts), torch.nn.ModuleList([fused])
+    optimizers = [MuonWithAdamW(model, muon_lr=0.1, weight_decay=0.1) for model in (apart, together)]
+    for _ in range(3):
+        torch.cat([part(inputs) for part in parts], 1).square().sum().backward()
+        fused(inputs).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(fused.weight, torch.cat([part.weight for part in parts]))
 
 
 def test_state_goes_on_exactly_with_its_schedule(tmp_path):

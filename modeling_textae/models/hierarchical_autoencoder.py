@@ -22,6 +22,7 @@ from .attention import (
 from .byte_tokenizer import NUM_BYTES
 from .configuration_abstractinator import ENTROPY_RULES
 from .hierarchical_cache import LayerRows, LevelRows
+from .linear import FusedLinear
 from .pooling import LearnedQueryPooling
 from .quantization import VectorQuantizer
 from .segmentation import SegmentLimit, bounded_cuts, cut_scores, entropies, is_white_space
@@ -48,7 +49,7 @@ class SlidingWindowAttention(nn.Module):
         self.head_dim = size // self.num_heads
         self.scaling = self.head_dim**-0.5
         # One product for all three, and queries and keys turn together: for a single place the number of calls takes the time.
-        self.qkv_proj = nn.Linear(size, 3 * size, bias=False)
+        self.qkv_proj = FusedLinear(size, size, 3)
         self.o_proj = nn.Linear(size, size, bias=False)
 
     def projected(self, states, table):
@@ -100,7 +101,7 @@ class LocalLayer(GradientCheckpointingLayer):
         self.attention_norm = nn.LayerNorm(size, eps=config.norm_eps, bias=False)
         self.attention = SlidingWindowAttention(config, level)
         self.norm = nn.LayerNorm(size, eps=config.norm_eps, bias=False)
-        self.gate_up = nn.Linear(size, 2 * inner, bias=False)
+        self.gate_up = FusedLinear(size, inner, 2)
         self.down = nn.Linear(inner, size, bias=False)
 
     def feed_forward(self, states):

@@ -1,7 +1,11 @@
 """Optimizers that a recipe names: AdamW, and Muon for matrices beside AdamW for the rest."""
 
+from collections import defaultdict
+
 import torch
 from torch import nn
+
+from ..models.linear import FusedLinear
 
 NAMES = ("adamw", "muon")
 
@@ -50,7 +54,8 @@ class Muon(torch.optim.Muon):
     where the device is faster so: a CPU without instructions for it took some 50 times as long as in float32.
 
     Args:
-        params, lr, weight_decay, momentum: as of torch's.
+        params, lr, weight_decay, momentum: as of torch's; a group's `num_parts`, by default 1, says of how many matrices, one
+            above the other, each of its parameters is made: every one is orthogonalised alone.
         in_bfloat16 (`bool`, *optional*): by default whether [`bfloat16_is_fast`].
     """
 
@@ -79,9 +84,11 @@ class Muon(torch.optim.Muon):
         momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
         update = parameter.grad.lerp(momentum, group["momentum"])
         in_bfloat16 = bfloat16_is_fast(parameter.device) if self.in_bfloat16 is None else self.in_bfloat16
-        update = orthogonalized(update.bfloat16() if in_bfloat16 else update.float())
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+        num_parts = group.get("num_parts", 1)
+        for part, move in zip(parameter.chunk(num_parts), update.chunk(num_parts), strict=True):
+            move = orthogonalized(move.bfloat16() if in_bfloat16 else move.float())
+            part.add_(move, alpha=-group["lr"] * 0.2 * max(part.shape) ** 0.5)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -100,17 +107,20 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, model, lr=3e-3, muon_lr=6e-3, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-8, momentum=0.95):
-        matrices, tensors, vectors, seen = [], [], [], set()
+        matrices, tensors, vectors, seen = defaultdict(list), [], [], set()
         for prefix, module in model.named_modules():
             for parameter in module.parameters(recurse=False):
                 if parameter.requires_grad and id(parameter) not in seen:
                     seen.add(id(parameter))
-                    is_matrix = is_muon_matrix(prefix, module, parameter)
-                    (matrices if is_matrix else tensors if parameter.ndim > 1 else vectors).append(parameter)
+                    if is_muon_matrix(prefix, module, parameter):
+                        matrices[module.num_parts if isinstance(module, FusedLinear) else 1].append(parameter)
+                    else:
+                        (tensors if parameter.ndim > 1 else vectors).append(parameter)
         self.inner = []
         if matrices:
             muon = {"lr": muon_lr, "weight_decay": weight_decay, "momentum": momentum}
-            self.inner.append(Muon(matrices, **muon))
+            groups = [{"params": matrices[num_parts], "num_parts": num_parts} for num_parts in sorted(matrices)]
+            self.inner.append(Muon(groups, **muon))
         rest = [{"params": tensors, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         if tensors or vectors:
             rest = [group for group in rest if group["params"]]
