@@ -25,6 +25,7 @@ CONFIGS = {
     "rise_or_threshold": lambda **f: abstractinator_config(**f),
     "white_space": lambda **f: abstractinator_config(**{"segmentations": ["white_space"]} | f),
     "fixed": lambda **f: abstractinator_config(**{"segmentations": ["fixed"]} | f),
+    "no_layers": lambda **f: abstractinator_config(**{"compressor_layers": [0], "ngram_sizes": [2, 3]} | f),
     "codes": lambda **f: abstractinator_config(**{"codebook_sizes": [64]} | WITH_CODES | f),
     "two_levels": lambda **f: two_levels(**WITH_CODES | f),
 }
