@@ -11,13 +11,21 @@ import shutil
 import sys
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
+
+import modeling_textae
 
 
-def auto_class(folder):
-    """The Auto class that loads all of a saved model."""
+def saved_class(folder):
+    """The class of a saved model, which loads all of it.
+
+    Raises:
+        ValueError: for a class that is none of this package's.
+    """
     (saved,) = AutoConfig.from_pretrained(folder).architectures or [""]
-    return AutoModelForCausalLM if saved.endswith("ForCausalLM") else AutoModelForPreTraining
+    if not hasattr(modeling_textae, saved):
+        raise ValueError(f"{folder} holds a {saved or 'model without a class'}, which is none of this package's")
+    return getattr(modeling_textae, saved)
 
 
 def stage(card, target):
@@ -32,7 +40,7 @@ def stage(card, target):
     """
     if not (card / "model.safetensors").is_file():
         raise FileNotFoundError(f"{card} has no model.safetensors")
-    model = auto_class(card).from_pretrained(card, dtype=AutoConfig.from_pretrained(card).dtype, use_safetensors=True)
+    model = saved_class(card).from_pretrained(card, dtype=AutoConfig.from_pretrained(card).dtype, use_safetensors=True)
     aside = target.with_name(f".{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
@@ -56,7 +64,7 @@ def write(run, card):
     """
     if not (run / "model.safetensors").is_file():
         raise FileNotFoundError(f"{run} has no model.safetensors")
-    auto_class(run).from_pretrained(run, dtype="bfloat16", use_safetensors=True).save_pretrained(card)
+    saved_class(run).from_pretrained(run, dtype="bfloat16", use_safetensors=True).save_pretrained(card)
     AutoTokenizer.from_pretrained(run).save_pretrained(card)
     for code in card.glob("*.py"):
         code.unlink()
@@ -82,6 +90,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    import modeling_textae  # noqa: F401 (registers the families)
-
     sys.exit(main())

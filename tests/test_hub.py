@@ -98,7 +98,7 @@ def test_cards_are_staged_with_their_code_and_load_as_remote_code(tmp_path):
         home = tmp_path / f"home-{name}"
         home.mkdir()
         # Where a card's model writes, all of it is loaded: the autoencoder beneath reads chunks, not texts.
-        writes = cards.auto_class(CARDS / name) is AutoModelForCausalLM
+        writes = cards.saved_class(CARDS / name).__name__.endswith("ForCausalLM")
         auto = AutoModelForCausalLM if writes else AutoModel
         found = load_by_name(str(folder), "without", TEXTS[1], "http://127.0.0.1:9", home, auto.__name__)
         model, tokenizer = auto.from_pretrained(CARDS / name).eval(), AutoTokenizer.from_pretrained(CARDS / name)
@@ -118,6 +118,19 @@ def test_a_card_is_written_in_bfloat16_without_code(tmp_path):
     assert loaded.dtype == torch.bfloat16
     for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
         torch.testing.assert_close(a.to(torch.bfloat16), b)
+
+
+def test_a_card_keeps_the_class_that_was_trained(tmp_path):
+    for kind in (textae.EncodzallForConditionalGeneration, textae.EncodzallForSentenceEmbedding):
+        run, card = tmp_path / f"run-{kind.__name__}", tmp_path / f"card-{kind.__name__}"
+        kind(encodzall_config()).save_pretrained(run)
+        textae.EncodzallTokenizer().save_pretrained(run)
+        cards.write(run, card)
+        assert cards.saved_class(card) is kind
+        assert (card / "modules.json").exists() == (kind is textae.EncodzallForSentenceEmbedding)
+    (card / "config.json").write_text('{"model_type": "encodzall", "architectures": ["BertModel"]}')
+    with pytest.raises(ValueError, match="holds a BertModel, which is none"):
+        cards.saved_class(card)
 
 
 def test_weights_that_are_pickled_are_not_read(tmp_path, capsys):
