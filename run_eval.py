@@ -44,7 +44,7 @@ from modeling_textae import (
     FsqAutoencoderConfig,
     MlmEncoderConfig,
 )
-from modeling_textae.cards import auto_class
+from modeling_textae.cards import saved_class
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
 from modeling_textae.data.pairs import read_pairs
 from modeling_textae.data.text_noise import TextNoise
@@ -199,6 +199,10 @@ class DenoiseArguments:
         default_factory=list, metadata={"help": "Margins, in nats; by default the checkpoint's own."}
     )
     window: int = field(default=256, metadata={"help": "Bytes that are read at once."})
+    save_min_gain: bool = field(
+        default=False,
+        metadata={"help": "Keep the best of the margins in the folder's configuration, as the new default."},
+    )
     overlap: int = field(default=64, metadata={"help": "Bytes that neighbouring windows share at most."})
     batch_size: int = field(default=32, metadata={"help": "Windows at once."})
     output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
@@ -261,8 +265,14 @@ class PackingArguments:
 
 
 def load(checkpoint, auto=AutoModelForPreTraining):
-    """Model, in evaluation and float32, and tokenizer of a checkpoint folder or Hub name."""
-    model = auto.from_pretrained(checkpoint, dtype="float32", use_safetensors=True)
+    """Model, in evaluation and float32, and tokenizer of a checkpoint folder or Hub name.
+
+    Raises:
+        ValueError: where the checkpoint lacks a part of such a model.
+    """
+    model, found = auto.from_pretrained(checkpoint, dtype="float32", use_safetensors=True, output_loading_info=True)
+    if found["missing_keys"]:
+        raise ValueError(f"{checkpoint!r} is no whole {type(model).__name__}: it lacks {min(found['missing_keys'])}")
     return model.eval(), AutoTokenizer.from_pretrained(checkpoint)
 
 
@@ -304,7 +314,7 @@ def reconstruct(arguments):
     if family == FsqAutoencoderConfig.model_type:
         refuse(arguments, ("control", "rates"), "families that hide what is to be told")
         refuse(arguments, ("batch_size",), "models that are run on whole passages")
-        figures, lines = codebook_report(*load(arguments.checkpoint, auto_class(arguments.checkpoint)), passages)
+        figures, lines = codebook_report(*load(arguments.checkpoint, saved_class(arguments.checkpoint)), passages)
         return figures, "\n".join([head, "", *lines])
     if family == CtaConfig.model_type:
         refuse(arguments, ("control", "rates"), "families that hide what is to be told")
@@ -391,7 +401,7 @@ def attention(arguments):
 def rate_distortion_table(arguments):
     """Stored bits for each byte of text against what comes back, beside whole-text compressors."""
     passages, head = held_out_passages(arguments)
-    model, tokenizer = load(arguments.checkpoint, auto_class(arguments.checkpoint))
+    model, tokenizer = load(arguments.checkpoint, saved_class(arguments.checkpoint))
     if not (model.has_bottleneck and model.has_decoder):
         raise ValueError(f"{type(model).__name__} stores no latents: it has no rate")
     if model.config.model_type == FsqAutoencoderConfig.model_type:
@@ -536,6 +546,8 @@ def denoise(arguments):
         raise ValueError(f"denoise needs an Encodzall, and {arguments.checkpoint!r} is a {config.model_type}")
     a = arguments
     pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
+    if a.save_min_gain and not Path(a.checkpoint).is_dir():
+        raise ValueError(f"save_min_gain writes into a folder, and {a.checkpoint!r} is none")
     model, tokenizer = load(arguments.checkpoint, AutoModelForSeq2SeqLM)
     rows, speed = denoising_rows(
         model,
@@ -546,6 +558,10 @@ def denoise(arguments):
         overlap=a.overlap,
         batch_size=a.batch_size,
     )
+    if a.save_min_gain:
+        best = min(rows[1:], key=lambda row: row["character_error_rate"])
+        config.update({"min_gain": best["min_gain"]})
+        config.save_pretrained(a.checkpoint)
     size = sum(len(clean.encode("utf-8")) for _, clean in pairs)
     head = f"{len(pairs)} texts of {size} bytes; read at {speed:.2f} kB/s."
     return {"rows": rows, "kilobytes_per_second": speed}, f"{head}\n\n{table(rows, list(rows[-1]))}"
@@ -562,10 +578,7 @@ def embed(arguments):
         raise ValueError(f"columns {arguments.columns} are not three of {', '.join(records.column_names)}")
     first, second, scores = (records[name] for name in arguments.columns)
     pairs, texts = list(zip(first, second, strict=True)), [*first, *second]
-    model, tokenizer = (
-        EncodzallForSentenceEmbedding.from_pretrained(arguments.checkpoint, dtype="float32"),
-        EncodzallTokenizer(),
-    )
+    model, tokenizer = load(arguments.checkpoint, EncodzallForSentenceEmbedding)
     torch.manual_seed(arguments.seed)
     untrained = EncodzallForSentenceEmbedding(config)
     measured = {

@@ -3,7 +3,13 @@ import pytest
 import torch
 from model_cases import TEXTS, encodzall_config
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, pipeline
+from transformers import (
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 import modeling_textae as textae
@@ -130,6 +136,40 @@ def test_bytes_are_classified_and_served(tokenizer, tmp_path):
     found = pipe(text)
     assert len(found) == len(text)
     assert [found[i]["entity"] for i in (0, 4, 8)] == ["NAME", "O", "NAME"]  # though all three are of one word
+
+
+def test_words_are_classified_after_training_on_others(tokenizer, tmp_path):
+    names, verbs = ["Ann", "Bob", "Zoë", "Maximilian-Alexander"], ["met", "saw", "likes", "understands"]
+    texts = [[a, verb, b] for a in names for verb in verbs for b in names]
+    told, held_out = [text for i, text in enumerate(texts) if i % 5], texts[::5]
+    labels = [[1, 0, 1]] * len(told)
+    encoded = tokenizer.of_words(told, labels)
+    row = next(text for text in told if text[0] == "Zoë")
+    place = len(" ".join(row[:2]).encode()) + 1
+    assert [i for i, label in enumerate(encoded["labels"][told.index(row)]) if label != -100] == [
+        0,
+        len(row[0].encode()) + 1,
+        place,
+    ]
+    torch.manual_seed(0)
+    model = textae.EncodzallForTokenClassification(encodzall_config(id2label={0: "O", 1: "NAME"}))
+    args = TrainingArguments(
+        str(tmp_path), max_steps=60, per_device_train_batch_size=8, learning_rate=1e-2, report_to="none",
+        save_strategy="no", disable_tqdm=True, use_cpu=True, seed=1,
+    )  # fmt: skip
+    data = datasets.Dataset.from_dict(dict(encoded))
+    Trainer(model, args, DataCollatorForTokenClassification(tokenizer), data).train()
+    assert model.training
+    assert model.classify_words(held_out, tokenizer, batch_size=5) == [["NAME", "O", "NAME"]] * len(held_out)
+    assert model.training
+    assert model.classify_words([], tokenizer) == []
+
+
+def test_words_that_cannot_be_labelled_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"word 1 of .* is empty"):
+        tokenizer.of_words([["a", ""]])
+    with pytest.raises(ValueError, match="1 labels for 2 words"):
+        tokenizer.of_words([["a", "b"]], [[0]])
 
 
 def test_states_of_bytes_are_theirs_in_their_word_and_the_words(tokenizer):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling
 
 from modeling_textae import CtaTokenizer, EncodzallTokenizer, MlmEncoderTokenizer
@@ -200,6 +201,31 @@ def test_the_mask_rate_is_that_of_the_step(bpe):
     assert (collator(numbered(BPE_TEXTS, step=4))["labels"] == -100).all()
     batch = collator(numbered(BPE_TEXTS, step=5))
     assert torch.equal(batch["labels"] != -100, batch["attention_mask"] == 1)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_make_noise_of_their_own_in_every_epoch(tokenizer, context):
+    """Under transformers' own Trainer, where examples have no numbers."""
+    data = [{"text": TEXTS[0]}] * 6
+    collator = EncodzallDenoisingCollator(tokenizer, rate=0.3)
+
+    def epoch():
+        loader = DataLoader(data, 1, num_workers=2, collate_fn=collator, multiprocessing_context=context)
+        return [tokenizer.decode(batch["input_ids"][0]) for batch in loader]
+
+    torch.manual_seed(0)
+    first, second = epoch(), epoch()
+    assert len({*first, *second}) > 9  # a text may come out as another did
+    torch.manual_seed(0)
+    assert epoch() == first
+
+
+def test_pairs_that_would_be_cut_apart_and_special_tokens_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="cannot be cut where they are"):
+        EncodzallDenoisingCollator(tokenizer, max_length=8)([{"text": TEXTS[0], "noisy": TEXTS[0]}])
+    tokenizer = EncodzallTokenizer(split_special_tokens=False)
+    with pytest.raises(ValueError, match="special tokens are none"):
+        EncodzallDenoisingCollator(tokenizer)([{"text": "the end<eos>"}])
 
 
 def test_long_texts_are_cut_to_tokens_and_missing_texts_refused(bpe):

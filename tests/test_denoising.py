@@ -40,7 +40,8 @@ def model():
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 500)
         text = " ".join(draw.choices(WORDS, k=120))
         windows = windows_of(text, draw.randint(16, 26), 8)[:32]
-        clean = [window.text for window in windows]
+        # A text's last word has no white space behind it.
+        clean = [window.text if draw.random() < 0.5 else window.text.rstrip() for window in windows]
         inputs = dict(
             tokenizer([noisy_of(t) if draw.random() < 0.8 else t for t in clean], padding=True, return_tensors="pt")
         )
@@ -66,8 +67,17 @@ def test_neighbouring_windows_have_whole_words_in_common():
     text = "one two three four five six seven eight nine ten"
     first, second, *_ = windows_of(text, 20, 8)
     assert first.text == "one two three four "
-    assert second.text.startswith(" four ")
+    assert second.text.startswith("four five ")
     assert text[first.core[0] : first.core[1]] == "one two three "
+
+
+def test_windows_begin_with_words_and_each_goes_beyond_the_one_before():
+    text = " ".join([*["a"] * 50, "b" * 200, *["c"] * 50])
+    windows = windows_of(text, 256, 64)
+    assert len(windows) <= 4
+    ends = [window.start + len(window.text) for window in windows]
+    assert ends == sorted(set(ends))
+    assert not any(window.text[0].isspace() for window in windows)
 
 
 @settings(max_examples=200, deadline=None)
@@ -75,6 +85,19 @@ def test_neighbouring_windows_have_whole_words_in_common():
 def test_edits_of_words_lead_from_one_text_to_the_other(noisy, restored):
     edits = [SuggestedEdit(*edit, 1.0) for edit in word_edits(noisy, restored)]
     assert apply_suggested(noisy, edits, 0.0) == restored
+
+
+def test_words_that_were_parted_or_joined_are_one_edit():
+    assert word_edits("the acc sed said so", "the accused said so") == [(4, 11, "accused")]
+    assert word_edits("oi ly persob of", "only person of") == [(0, 5, "only"), (6, 12, "person")]
+    assert word_edits("inthe tbe house", "in the the house") == [(0, 5, "in the"), (6, 9, "the")]
+    assert word_edits("one * two", "one two") == [(4, 9, "two")]
+
+
+def test_edits_of_long_runs_end_where_the_texts_agree():
+    noisy, restored = "".join(f"word{i:02d}" for i in range(20)), "".join(f"word{i:02d}" for i in range(20))
+    edits = word_edits(noisy[:12] + "X" + noisy[13:], restored)
+    assert [(start, end) for start, end, _ in edits] == [(12, 13)]
 
 
 def test_edits_are_applied_where_they_gain_enough_and_the_better_of_two():
@@ -127,6 +150,36 @@ def test_what_a_batch_holds_changes_nothing(model, tokenizer):
         (alone,) = model.suggest_edits([text], tokenizer)
         assert [(a.start, a.end, a.replacement) for a in alone] == [(b.start, b.end, b.replacement) for b in edits]
         assert [a.gain for a in alone] == pytest.approx([b.gain for b in edits], abs=1e-3)
+
+
+def test_a_text_restored_to_nothing_is_scored(model, tokenizer):
+    encoded = model.model(**tokenizer(["the old", "*"], padding=True, return_tensors="pt"), return_dict=True)
+    nats, agrees = model.told(encoded, torch.tensor([0, 1]), ["", ""], tokenizer)
+    assert nats.shape == agrees.shape == (2,)
+    assert nats.isfinite().all()
+
+
+def test_the_tokenizers_padding_side_changes_nothing(model, tokenizer):
+    left = textae.EncodzallTokenizer(padding_side="left")
+    for found, expected in zip(model.suggest_edits(NOISY, left), model.suggest_edits(NOISY, tokenizer), strict=True):
+        assert [edit.gain for edit in found] == pytest.approx([edit.gain for edit in expected], abs=1e-3)
+
+
+def test_a_text_alone_is_refused(model, tokenizer):
+    for method in (model.denoise, model.suggest_edits, model.reconstruct):
+        with pytest.raises(ValueError, match=r"give \[text\]"):
+            method("tbe river", tokenizer)
+
+
+def test_a_model_in_training_restores_without_dropout(model, tokenizer):
+    model.config.attention_dropout, model.config.dropout = 0.5, 0.5
+    model.train()
+    try:
+        assert model.denoise(NOISY, tokenizer, min_gain=0.5) == CLEAN
+        assert model.training
+    finally:
+        model.eval()
+        model.config.attention_dropout = model.config.dropout = 0.0
 
 
 def test_windows_that_cannot_be_are_refused(model, tokenizer):

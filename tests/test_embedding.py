@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,15 +8,15 @@ import scipy.stats
 import torch
 from model_cases import TEXTS, encodzall_config
 from sentence_transformers import SentenceTransformer
-from transformers import Trainer, TrainingArguments, pipeline
+from transformers import PreTrainedModel, Trainer, TrainingArguments, pipeline
 
 import modeling_textae as textae
 import run_eval
 import run_pretraining
 from modeling_textae.data.collators import EncodzallViewsCollator
 from modeling_textae.data.text_noise import TextNoise
-from modeling_textae.evaluation.embedding import rank_correlation, retrieval
-from modeling_textae.models.contrastive import multiple_negatives_loss
+from modeling_textae.evaluation.embedding import rank_correlation, retrieval, similarity_rows
+from modeling_textae.models.contrastive import equal_rows, multiple_negatives_loss
 
 SENTENCES = [f"the {thing} is {kind}" for thing in ("river", "boat", "town", "rain", "sea") for kind in
              ("old", "blue", "cold", "far away", "here", "gone")]  # fmt: skip
@@ -41,6 +42,37 @@ def test_views_are_the_noisy_and_the_clean_text(tokenizer):
     plain = tokenizer(SENTENCES, padding=True, return_tensors="pt")
     for name in ("input_ids", "attention_mask", "word_index"):
         assert torch.equal(batch[f"second_{name}"], plain[name])
+
+
+def test_views_are_runs_of_words_of_which_some_are_missing(tokenizer):
+    words = [f"word{i}" for i in range(20)]
+    examples = [{"text": " ".join(words), "index": i} for i in range(200)]
+    batch = EncodzallViewsCollator(tokenizer, rate=0.0, min_crop=0.5, word_dropout=0.3)(examples)
+    counts, starts = [], set()
+    for name in ("input_ids", "second_input_ids"):
+        for row in batch[name]:
+            view = tokenizer.decode(row[row < 256]).split()
+            numbers = [words.index(word) for word in view]
+            assert numbers == sorted(set(numbers))
+            counts.append(len(numbers))
+            starts.add(numbers[0])
+    assert np.mean(counts) == pytest.approx(0.75 * 20 * 0.7 + 0.3, abs=0.5)
+    assert len(starts) > 8
+    assert not torch.equal(batch["input_ids"][:, :20], batch["second_input_ids"][:, :20])
+    collator = EncodzallViewsCollator(tokenizer, rate=0.0, min_crop=0.1, word_dropout=0.99)
+    assert (collator([{"text": "one"}, {"text": "two three"}])["attention_mask"].sum(1) > 0).all()
+    assert collator([{"text": ""}])["input_ids"].shape == (1, 0)
+
+
+def test_texts_are_pooled_by_a_learned_query(tokenizer):
+    model = build(text_pooling="learned_query")
+    model.model.text_pooling.query.data.normal_()
+    inputs = tokenizer(SENTENCES[:4], padding=True, return_tensors="pt")
+    encoded = model.model(**inputs, return_dict=True)
+    for row, mask, found in zip(encoded.last_hidden_state, encoded.word_mask, encoded.pooler_output, strict=True):
+        words = row[mask == 1]
+        weights = (words @ model.model.text_pooling.query[0] / words.shape[1] ** 0.5).softmax(0)
+        torch.testing.assert_close(found, weights @ words)
 
 
 def test_the_loss_compares_views(tokenizer):
@@ -104,6 +136,49 @@ def test_sentence_transformers_and_pipelines_read_what_is_saved(tokenizer, tmp_p
     features = pipeline("feature-extraction", model=str(tmp_path), device="cpu")(TEXTS[0])
     words = model.encode(**tokenizer(TEXTS[0], return_tensors="pt"))
     torch.testing.assert_close(torch.tensor(features), words)
+
+
+def test_what_is_uploaded_is_whole(tmp_path, monkeypatch):
+    """transformers uploads within save_pretrained: by then the code and sentence-transformers' files have to be there."""
+    uploaded = {}
+    hub = SimpleNamespace(create_repo=lambda *args, **kwargs: SimpleNamespace(repo_id="org/embedding"))
+    monkeypatch.setattr("transformers.modeling_utils.hf_api", lambda *args, **kwargs: hub)
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "_upload_modified_files",
+        lambda self, folder, *args, **kwargs: uploaded.update(
+            {p.name: p.stat().st_size for p in Path(folder).iterdir()}
+        ),
+    )
+    build().save_pretrained(tmp_path / "embedding", push_to_hub=True)
+    assert {"modeling_encodzall.py", "contrastive.py", "modules.json", "sentence_bert_config.json"} <= uploaded.keys()
+    build().save_pretrained(tmp_path / "rank", is_main_process=False)
+    assert not (tmp_path / "rank" / "modules.json").exists()
+
+
+def test_equal_rows_are_those_that_a_comparison_finds():
+    ids = torch.tensor([[1, 2], [3, 2], [1, 2], [1, 3]])
+    assert torch.equal(equal_rows(ids), (ids == ids[:, None]).all(-1))
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    def embed(texts):
+        return torch.ones(len(texts), 2)
+
+    for scores, message in ((["x", "9"], "scores are numbers"), ([1.0, float("nan")], "score 1 is no number")):
+        with pytest.raises(ValueError, match=message):
+            similarity_rows(embed, [("a", "b"), ("c", "d")], scores, TextNoise(), 0.1)
+
+
+def test_a_text_alone_is_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"give \[text\]"):
+        build().embed("a text", tokenizer)
+
+
+def test_a_model_in_training_embeds_without_dropout(tokenizer):
+    model = build(dropout=0.5).train()
+    assert torch.equal(model.embed(SENTENCES, tokenizer), model.embed(SENTENCES, tokenizer))
+    assert model.training
 
 
 def test_a_run_of_embeddings_from_recipe_to_report(tmp_path):

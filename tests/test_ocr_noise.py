@@ -171,6 +171,15 @@ def test_strengths_are_drawn_as_the_pairs_had_them():
     assert drawn.max() == pytest.approx(0.2, rel=0.05)
 
 
+@pytest.mark.parametrize("mean", [0.05, 0.1, 0.4])
+def test_the_mean_of_drawn_strengths_is_as_asked_where_a_few_pairs_are_far_worse_than_the_rest(mean):
+    pairs = [("a boat", "a boat")] * 10 + [("a bqat", "a boat")] * 60 + [("xxxxxxxxxxxx", "a boat")] * 3
+    model, generator = OcrNoiseModel.fit(pairs), np.random.default_rng(0)
+    drawn = np.array([model.draw_strength(mean, generator) for _ in range(20_000)])
+    assert drawn.max() <= 1
+    assert drawn.mean() == pytest.approx(mean, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("pairs", "text"),
     [

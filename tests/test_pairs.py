@@ -47,6 +47,22 @@ def test_files_without_pairs_are_refused(path, tmp_path):
         read_pairs(path)
 
 
+def test_empty_cells_are_texts_of_nothing_and_numbers_are_none(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("noisy,clean\n,the\n*,\ntbe,the\n")
+    assert read_pairs(path) == [("", "the"), ("*", ""), ("tbe", "the")]
+    path.write_text("noisy,clean\n1,the\n2,a\n")
+    with pytest.raises(ValueError, match="'noisy' of record 0 is 1, and no text"):
+        read_pairs(path)
+
+
+def test_pairs_mix_with_passages_of_other_types(tmp_path):
+    passages = datasets.Dataset.from_dict({"text": ["the river " * 4] * 4, "ends_document": [True] * 4})
+    passages = passages.cast_column("text", datasets.Value("large_string"))
+    mixed = with_pairs(passages, [("tbe boat", "the boat")] * 4, 64, 4, 0.5, 0)
+    assert {"the boat", "the river " * 4} == set(mixed["text"])
+
+
 WORDS = st.lists(st.sampled_from(["the", "river", "a", "boat", "naïve", "internationalisation"]), max_size=12)
 
 

@@ -97,6 +97,14 @@ def test_the_command_line_overrides_the_file(tmp_path):
         (["--noise_model", "somewhere"], "noise_model is for encodzall_denoise and"),
         (["--pairs_file", "bad.yaml"], "cannot tell the format of 'bad.yaml'"),
         (["--pairs_share", "0"], "pairs_share 0.0 is no share"),
+        (["--pairs_last", "0.5"], "pairs_last tells of pairs, and there are none"),
+        (
+            ["--family", "encodzall_denoise", "--pairs_file", "pairs.jsonl", "--pairs_share", "1"],
+            "pairs_share 1 leaves nothing to make noisy",
+        ),
+        (["--family", "encodzall_embedding", "--noise_rate", "0"], "both views of a text are one"),
+        (["--min_crop", "0.5"], "min_crop and word_dropout are for encodzall_embedding"),
+        (["--family", "encodzall_embedding", "--word_dropout", "1"], "word_dropout 1.0 are no shares"),
         (
             ["--config", '{"contrastive_loss_weight": 1}', "--per_device_train_batch_size", "1"],
             "needs batches of two or more",
@@ -121,6 +129,7 @@ def test_bad_input_is_refused_before_any_work(arguments, message, tmp_path, monk
     Path("bad.yaml").write_text("lerning_rate: 1\n")
     Path("list.yaml").write_text("- 1\n")
     Path("broken.yaml").write_text("a: [1\n")
+    Path("pairs.jsonl").write_text('{"noisy": "tbe", "clean": "the"}\n')
     files = sorted(os.listdir())
     with pytest.raises((ValueError, OSError), match=message):
         parse_recipe(arguments)

@@ -1,24 +1,50 @@
 """Collators: from texts to the batches that models train on."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling
 
 from ..models.byte_tokenizer import NUM_BYTES
 from ..models.chunks import chunks_of
+from ..models.denoising import PIECES
 from .noise import NoiseRate, mask_text
 from .ocr_noise import OcrNoiseModel
 from .text_noise import TextNoise
 
 
-def example_generator(seed, epoch, index):
-    """Random generator of one example in one epoch, whatever process or order it is drawn in."""
-    return np.random.default_rng([seed, epoch, index])
+def example_generator(*numbers):
+    """Random generator of one example from its numbers, like a seed, an epoch and an index, whatever process or order it is
+    drawn in."""
+    return np.random.default_rng(numbers)
 
 
 def seed_of(*numbers):
     """One seed of 64 bits from several numbers, as [`example_generator`] mixes them."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class ExampleNumbers:
+    """What the noise of an example follows from: the seed, and its epoch and index, which [`NumberedDataset`] puts beside its
+    text.
+
+    Without them, as under transformers' own Trainer or in evaluation, how many examples came before, and in a worker of a
+    `DataLoader` its seed, which is another in every worker and every epoch.
+
+    Args:
+        seed (`int`).
+    """
+
+    def __init__(self, seed):
+        self.seed, self.seen = seed, 0
+
+    def __call__(self, example):
+        """The numbers of an example, a `dict`, which then counts as seen."""
+        worker, self.seen = torch.utils.data.get_worker_info(), self.seen + 1
+        if "index" in example:
+            return self.seed, example.get("epoch", 0), example["index"]
+        return self.seed, 0, self.seen - 1, *([] if worker is None else [worker.seed])
 
 
 def check_texts(examples):
@@ -44,8 +70,8 @@ class EncodzallMaskingCollator:
     """Tokenizes texts, masks words and characters, and labels them with the clean text.
 
     The noise of an example follows from the seed, the epoch and the example's index, which [`NumberedDataset`] puts
-    beside its text, and so does not depend on workers, batches or where a run was resumed. Without them, as under
-    transformers' own Trainer or in evaluation, epoch 0 and the number of texts collated so far are used.
+    beside its text, and so does not depend on workers, batches or where a run was resumed. Without them it follows from what
+    [`ExampleNumbers`] says.
 
     Args:
         tokenizer ([`EncodzallTokenizer`]).
@@ -65,9 +91,8 @@ class EncodzallMaskingCollator:
     def __init__(self, tokenizer, rate=0.1, seed=0, max_length=None):
         self.tokenizer = tokenizer
         self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
-        self.seed = seed
+        self.numbers = ExampleNumbers(seed)
         self.max_length = max_length
-        self.collated = 0
 
     def __call__(self, examples):
         """Collate examples, each a `dict` with a `text`.
@@ -88,8 +113,7 @@ class EncodzallMaskingCollator:
         )
         noisy, noisy_index, clean, clean_index = [], [], [], []
         for example, ids, index in zip(examples, tokenized["input_ids"], tokenized["word_index"], strict=True):
-            generator = example_generator(self.seed, example.get("epoch", 0), example.get("index", self.collated))
-            self.collated += 1
+            generator = example_generator(*self.numbers(example))
             rate = self.noise_rate(example.get("step", 0))
             ids, index = np.array(ids, dtype=np.int64), np.array(index, dtype=np.int64)
             changed, changed_index = self.make_noisy(example, ids, index, rate, generator)
@@ -130,9 +154,21 @@ class EncodzallDenoisingCollator(EncodzallMaskingCollator):
         self.noise = OcrNoiseModel.from_pretrained(noise_model) if noise_model else TextNoise()
 
     def make_noisy(self, example, ids, index, rate, generator):
-        """As of [`EncodzallMaskingCollator`]; a noisy text that the example brings stays as it is."""
+        """As of [`EncodzallMaskingCollator`]; a noisy text that the example brings stays as it is.
+
+        Raises:
+            ValueError: for such a text where clean ones are cut, or special tokens in a text that is to be made noisy.
+        """
         noisy = example.get("noisy")
+        if noisy is not None and self.max_length is not None:
+            raise ValueError(
+                "max_length cuts clean texts, and a noisy one cannot be cut where they are: cut both before"
+            )
         if noisy is None:
+            if (ids >= NUM_BYTES).any():
+                raise ValueError(
+                    "noise is made of text, and special tokens are none: tokenize with split_special_tokens"
+                )
             # A text that was cut within a character loses what there is of it.
             text = bytes(ids.astype(np.uint8)).decode("utf-8", "ignore")
             noisy = self.noise(text, self.noise.draw_strength(rate, generator), generator).text
@@ -141,21 +177,61 @@ class EncodzallDenoisingCollator(EncodzallMaskingCollator):
 
 
 class EncodzallViewsCollator(EncodzallDenoisingCollator):
-    """Two views of each text, noisy and clean, for [`EncodzallForSentenceEmbedding`]; arguments as of
-    [`EncodzallDenoisingCollator`]. With a rate of 0 both are the clean text, which dropout must tell apart."""
+    """Two views of each text, for [`EncodzallForSentenceEmbedding`]: each a run of its words of which some are missing, and the
+    first one noisy. By default both are whole; at a rate of 0 they are then one text, which dropout must tell apart.
+
+    Args:
+        tokenizer, rate, seed, noise_model: as of [`EncodzallDenoisingCollator`].
+        max_length (`int`, *optional*): bytes of a view that are kept; by default all.
+        min_crop (`float`, defaults to 1): least share of the text's words that a view is a run of; each draws its own.
+        word_dropout (`float`, defaults to 0): rate at which words of a view are missing.
+    """
+
+    def __init__(self, tokenizer, rate=0.1, seed=0, max_length=None, noise_model=None, min_crop=1.0, word_dropout=0.0):
+        super().__init__(tokenizer, rate, seed, max_length, noise_model)
+        self.min_crop, self.word_dropout = min_crop, word_dropout
 
     def __call__(self, examples):
         """Collate examples, each a `dict` with a `text`.
 
         Returns:
-            `dict` of tensors: `input_ids`, `attention_mask`, `word_index` of the noisy texts, shape `(batch, length)`, and
-            `second_input_ids`, `second_attention_mask`, `second_word_index` of the clean ones.
+            `dict` of tensors: `input_ids`, `attention_mask`, `word_index` of the first views, shape `(batch, length)`, and
+            `second_input_ids`, `second_attention_mask`, `second_word_index` of the others.
+
+        Raises:
+            ValueError: where an example has no text.
         """
-        batch = super().__call__(examples)
-        ids, index = batch.pop("labels")[:, :-1], batch.pop("target_word_index")[:, :-1]
-        ids = ids.where(index >= 0, self.tokenizer.pad_token_id)
-        second = {"input_ids": ids, "attention_mask": (index >= 0).long(), "word_index": index}
-        return batch | {f"second_{name}": value for name, value in second.items()}
+        check_texts(examples)
+        firsts, seconds = [], []
+        for example in examples:
+            generator = example_generator(*self.numbers(example))
+            first, second = (self.view_of(example["text"], generator) for _ in "12")
+            strength = self.noise.draw_strength(self.noise_rate(example.get("step", 0)), generator)
+            firsts.append(self.noise(first, strength, generator).text)
+            seconds.append(second)
+        tokenize = partial(
+            self.tokenizer,
+            add_special_tokens=False,
+            padding=True,
+            padding_side="right",
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        return dict(tokenize(firsts)) | {f"second_{name}": rows for name, rows in tokenize(seconds).items()}
+
+    def view_of(self, text, generator):
+        """A run of a text's words, of which some are missing, but never all."""
+        if self.min_crop == 1 and not self.word_dropout:
+            return text
+        words = np.array(PIECES.findall(text), dtype=object)
+        if not len(words):
+            return text
+        count = max(round(len(words) * generator.uniform(self.min_crop, 1)), 1)
+        start = generator.integers(len(words) - count + 1)
+        stays = generator.random(count) >= self.word_dropout
+        stays[generator.integers(count)] = True
+        return "".join(words[start : start + count][stays])
 
 
 def whole_characters(offsets):
@@ -197,11 +273,10 @@ class MlmEncoderMaskingCollator:
     def __init__(self, tokenizer, rate=0.15, seed=0, max_length=None, whole_words=False):
         self.tokenizer = tokenizer
         self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
-        self.seed = seed
+        self.numbers = ExampleNumbers(seed)
         self.max_length = max_length
         replacing = {"mask_replace_prob": 1.0, "random_replace_prob": 0.0} if whole_words else {}
         self.masking = DataCollatorForLanguageModeling(tokenizer, whole_word_mask=whole_words, **replacing)
-        self.collated = 0
 
     def __call__(self, examples):
         """Collate examples, each a `dict` with a `text`.
@@ -227,8 +302,7 @@ class MlmEncoderMaskingCollator:
             ids = tokenized["input_ids"][i]
             # A special token that stands in the text itself is no word to be told either.
             kept = np.isin(ids, special) | (np.array(tokenized["special_tokens_mask"][i]) == 1)
-            numbers = (self.seed, example.get("epoch", 0), example.get("index", self.collated))
-            self.collated += 1
+            numbers = self.numbers(example)
             if not ids:  # transformers cannot find words in nothing
                 inputs.append([])
                 labels.append([])
@@ -280,9 +354,8 @@ class CtaCollator:
             )
         self.tokenizer = tokenizer
         self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
-        self.seed = seed
+        self.numbers = ExampleNumbers(seed)
         self.max_length = max_length
-        self.collated = 0
         self.replacements = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
 
     def __call__(self, examples):
@@ -301,8 +374,7 @@ class CtaCollator:
         tokenized = self.tokenizer(texts, add_special_tokens=False, **cut)
         rows = []
         for example, ids in zip(examples, tokenized["input_ids"], strict=True):
-            generator = example_generator(self.seed, example.get("epoch", 0), example.get("index", self.collated))
-            self.collated += 1
+            generator = example_generator(*self.numbers(example))
             replaced = generator.random(len(ids)) < self.noise_rate(example.get("step", 0))
             rows.append(
                 np.where(replaced, generator.choice(self.replacements, len(ids)), np.array(ids, dtype=np.int64))
@@ -396,14 +468,13 @@ class LanguageCollator:
     """
 
     def __init__(self, tokenizer, rate=0.0, seed=0, max_length=None, with_bytes=False):
-        self.tokenizer, self.max_length, self.seed = tokenizer, max_length, seed
+        self.tokenizer, self.max_length, self.numbers = tokenizer, max_length, ExampleNumbers(seed)
         self.noise_rate = rate if isinstance(rate, NoiseRate) else NoiseRate(rate)
         if (self.noise_rate(0) or with_bytes) and not hasattr(tokenizer, "without_spans"):
             raise ValueError(
                 f"{type(tokenizer).__name__} has no spans and no bytes of tokens: an AutoEncoderTokenizer has"
             )
         self.token_bytes = torch.from_numpy(tokenizer.token_bytes()) if with_bytes else None
-        self.collated = 0
 
     def __call__(self, examples):
         """Collate examples, each a `dict` with a `text` and, as [`passage_dataset`] gives it, `ends_document`.
@@ -419,8 +490,7 @@ class LanguageCollator:
         check_texts(examples)
         apart = []
         for example in examples:
-            generator = example_generator(self.seed, example.get("epoch", 0), example.get("index", self.collated))
-            self.collated += 1
+            generator = example_generator(*self.numbers(example))
             apart.append(generator.random() < self.noise_rate(example.get("step", 0)))
         texts = [example["text"] for example in examples]
         joined = self.tokens_of(texts, self.tokenizer)

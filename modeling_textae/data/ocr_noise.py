@@ -295,8 +295,9 @@ class OcrNoiseModel:
 
     def draw_strength(self, mean, generator):
         """The strength of one text, as the pairs' own differ, their mean scaled to `mean`; 1 at most."""
-        drawn = np.interp(generator.random(), np.linspace(0, 1, len(self.strengths)), self.strengths)
-        return min(float(drawn * mean / max(np.mean(self.strengths), 1e-9)), 1.0)
+        levels = np.asarray(self.strengths, dtype=float)
+        drawn = np.interp(generator.random(), np.linspace(0, 1, len(levels)), levels)
+        return min(float(drawn * scale_of(levels, mean)), 1.0)
 
     def at_rate(self, codes, wanted, generator):
         """Edit code points so that edits of so many characters, for each of theirs, are expected.
@@ -413,6 +414,22 @@ class OcrNoiseModel:
 def bucket_of(first, second):
     """The bucket of two of a model's letters."""
     return (first * 40_503 + second) % BUCKETS
+
+
+def scale_of(levels, mean):
+    """The factor by which a curve through levels, shape `(n,)`, evenly spaced, has this mean, cut off at 1; where none is enough,
+    a large one."""
+
+    def mean_of(curve):
+        return (curve[1:] + curve[:-1]).mean() / 2
+
+    scale = mean / max(mean_of(levels), 1e-9)
+    for _ in range(20):  # the rest makes up for what is cut off
+        reached = mean_of(np.minimum(scale * levels, 1.0))
+        if reached >= 0.999 * mean:
+            break
+        scale *= mean / max(reached, 1e-9)
+    return scale
 
 
 def scale_to(rates, costs, wanted):

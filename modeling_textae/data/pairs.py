@@ -2,8 +2,11 @@
 
 import datasets
 from rapidfuzz.distance import Levenshtein
+from transformers.utils import logging
 
 from .corpora import file_format
+
+logger = logging.get_logger(__name__)
 
 
 def read_pairs(path, noisy="noisy", clean="clean", pad=None, ignored="#", first=0.0, last=1.0):
@@ -18,11 +21,11 @@ def read_pairs(path, noisy="noisy", clean="clean", pad=None, ignored="#", first=
         first, last (`float`, default to 0 and 1): which of the records, from one share of them to another, in the file's order.
 
     Returns:
-        `list[tuple[str, str]]`: noisy and clean.
+        `list[tuple[str, str]]`: noisy and clean; of records that have nothing in either, none.
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for one without these columns, shares that are none, texts that are not
-        aligned, or no pair with a clean text.
+        FileNotFoundError: for a missing file. ValueError: for one without these columns, what is no text, shares that are none,
+        texts that are not aligned, or no clean text at all.
     """
     if not 0 <= first < last <= 1:
         raise ValueError(f"from {first} to {last} there are no records: accepted are shares, the first below the last")
@@ -31,13 +34,17 @@ def read_pairs(path, noisy="noisy", clean="clean", pad=None, ignored="#", first=
     if missing:
         raise ValueError(f"{path} has no column {missing[0]!r}, only {', '.join(records.column_names)}")
     records = records.select(range(round(first * len(records)), round(last * len(records))))
-    pairs = list(zip(records[noisy], records[clean], strict=True))
+    for name in {noisy, clean}:
+        wrong = next((i for i, text in enumerate(records[name]) if not isinstance(text, (str, type(None)))), None)
+        if wrong is not None:
+            raise ValueError(f"{path}: {name!r} of record {wrong} is {records[name][wrong]!r}, and no text")
+    # An empty cell of a table is a text of nothing.
+    pairs = [(a or "", b or "") for a, b in zip(records[noisy], records[clean], strict=True)]
     if pad is not None:
         pairs = [unaligned(*pair, pad, ignored) for pair in pairs]
-    pairs = [pair for pair in pairs if pair[1]]
-    if not pairs:
+    if not any(clean for _, clean in pairs):
         raise ValueError(f"{path} has no clean text from {first} to {last}")
-    return pairs
+    return [pair for pair in pairs if any(pair)]
 
 
 def unaligned(noisy, clean, pad, ignored):
@@ -99,11 +106,17 @@ def with_pairs(passages, pairs, length, min_length, share, seed):
     cut = [pair for pair in cut if len(pair[1].encode("utf-8")) >= min_length]
     if not cut:
         raise ValueError(f"no pair has a part of {min_length} to {length} bytes")
+    given, kept = (sum(len(clean.encode("utf-8")) for _, clean in some) for some in (pairs, cut))
+    if kept < given:
+        logger.info(
+            f"pairs: {len(cut)} passages of {min_length} to {length} bytes have {kept / given:.1%} of the clean text"
+        )
     noisy, clean = map(list, zip(*cut, strict=True))
     paired = datasets.Dataset.from_dict({"text": clean, "ends_document": [False] * len(clean), "noisy": noisy})
     if share == 1:
         return paired
     passages = passages.add_column("noisy", [None] * len(passages), feature=datasets.Value("string"))
+    paired = paired.cast(passages.features)
     return datasets.interleave_datasets(
         [passages, paired], probabilities=[1 - share, share], seed=seed, stopping_strategy="all_exhausted"
     )

@@ -33,7 +33,7 @@ class CharacterTable:
 IS_LETTER = CharacterTable(str.isalpha)
 IS_SPACE = CharacterTable(str.isspace)
 IS_PUNCTUATION = CharacterTable(".,;:!?'\"()-–—‘’“”".__contains__)
-IS_ANYTHING = CharacterTable(lambda character: True)
+IS_ANYTHING = CharacterTable(bool)
 
 
 class Noise:

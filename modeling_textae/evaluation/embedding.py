@@ -39,19 +39,30 @@ def similarity_rows(embed, pairs, scores, noise, strength, seed=0):
     """How well the cosines of embeddings follow scores that people gave pairs of texts, clean and with noise on both.
 
     Args:
-        embed (callable): `list[str]` to vectors of length 1, shape `(texts, size)`.
+        embed (callable): `list[str]` to vectors of length 1, shape `(texts, size)`; a tensor, or a sparse matrix.
         pairs (`list[tuple[str, str]]`), scores (`list[float]`): one for one.
         noise, strength, seed: as of [`retrieval`].
 
     Returns:
         `dict`: `clean` and `noisy`, Spearman's rank correlation.
+
+    Raises:
+        ValueError: for scores that are no numbers.
     """
+    try:
+        scores = np.asarray(scores, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scores are numbers: {error}") from error
+    if not np.isfinite(scores).all():
+        raise ValueError(f"score {np.flatnonzero(~np.isfinite(scores))[0]} is no number")
     texts = [text for pair in pairs for text in pair]
     noisy = [noise(text, strength, example_generator(seed, 0, i)).text for i, text in enumerate(texts)]
     found = {}
     for name, written in (("clean", texts), ("noisy", noisy)):
-        vectors = torch.as_tensor(embed(written))
-        found[name] = rank_correlation((vectors[0::2] * vectors[1::2]).sum(1).numpy(), np.asarray(scores))
+        vectors = embed(written)
+        first, second = vectors[0::2], vectors[1::2]
+        products = (first * second).sum(1) if isinstance(vectors, torch.Tensor) else first.multiply(second).sum(1)
+        found[name] = rank_correlation(np.asarray(products).ravel(), scores)
     return found
 
 
@@ -77,8 +88,8 @@ def n_gram_embedding(corpus, analyzer="char", sizes=(2, 4)):
     Source: as scikit-learn's `TfidfVectorizer` has them, with logarithms of counts (`sublinear_tf`).
 
     Args:
-        corpus (`list[str]`): that frequencies are counted in; analyzer (`str`, defaults to `"char"`): or `"word"`; sizes
-            (`tuple[int, int]`, defaults to (2, 4)).
+        corpus (`list[str]`): that frequencies are counted in; where it is what is embedded then, to its advantage.
+        analyzer (`str`, defaults to `"char"`): or `"word"`; sizes (`tuple[int, int]`, defaults to (2, 4)).
 
     Returns:
         A callable as of [`similarity_rows`].
@@ -91,4 +102,4 @@ def n_gram_embedding(corpus, analyzer="char", sizes=(2, 4)):
     except ImportError as error:
         raise ImportError("n-grams need scikit-learn: pip install 'modeling_textae[eval]'") from error
     vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=sizes, sublinear_tf=True).fit(corpus)
-    return lambda texts: vectorizer.transform(texts).toarray()
+    return vectorizer.transform

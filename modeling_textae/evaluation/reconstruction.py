@@ -7,6 +7,7 @@ import torch
 
 from ..data.collators import EncodzallMaskingCollator, example_generator, pad_rows
 from ..data.noise import HIDDEN_CHARACTER, HIDDEN_WORD, mask_text
+from ..models.autoencoder import in_use
 from .metrics import character_error_rate, count_correct, exact_rate, share
 from .report import figure
 from .texts import batches
@@ -138,18 +139,13 @@ def reconstruction_report(model, tokenizer, passages, rates=(0.1, 0.2, 0.4), bat
     Returns:
         `dict` of figures; see the functions of this module.
     """
-    training = model.training
-    model.eval()
-    report = {
-        "passages": len(passages),
-        "bytes": sum(len(p.encode("utf-8")) for p in passages),
-        "clean": teacher_forced(model, tokenizer, passages, 0.0, batch_size, seed),
-        "masked": {f"{r:g}": teacher_forced(model, tokenizer, passages, r, batch_size, seed) for r in rates},
-    }
-    if generate:
-        report["free_running"], _ = free_running(model, tokenizer, passages)
-        report["latents"] = latent_rate(model, tokenizer, passages, batch_size)
-    model.train(training)
+    report = {"passages": len(passages), "bytes": sum(len(p.encode("utf-8")) for p in passages)}
+    with in_use(model):
+        report["clean"] = teacher_forced(model, tokenizer, passages, 0.0, batch_size, seed)
+        report["masked"] = {f"{r:g}": teacher_forced(model, tokenizer, passages, r, batch_size, seed) for r in rates}
+        if generate:
+            report["free_running"], _ = free_running(model, tokenizer, passages)
+            report["latents"] = latent_rate(model, tokenizer, passages, batch_size)
     return report
 
 

@@ -1,5 +1,6 @@
 """What all families share: the interface of a text autoencoder, its outputs, and the cost of its latents in bits."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,18 @@ class AutoencoderOutput(ModelOutput):
     latents: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@contextmanager
+def in_use(model):
+    """Context in which a model is used and not trained: no dropout, no gradients; it is then as it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield model
+    finally:
+        model.train(training)
 
 
 class TextAutoencoder(PreTrainedModel):

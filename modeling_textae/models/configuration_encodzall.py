@@ -42,6 +42,7 @@ class EncodzallConfig(PreTrainedConfig):
         use_memory (`bool`, defaults to `True`): with `False` the decoder sees zeros instead of the words: a byte
             language model of the decoder's size, the control that tells what its accuracy owes to the words.
         pooling (`str`, defaults to `"mean"`): `"mean"`, `"max"` or `"learned_query"`, from bytes to a word's vector.
+        text_pooling (`str`, defaults to `"mean"`): `"mean"` or `"learned_query"`, from words to a text's vector.
         word_mask_length (`int`, defaults to 9): bytes that a masked word is assumed to have had, when positions in the
             text are counted.
         rope_theta (`float`, defaults to 10000): base of the rotary wavelengths.
@@ -96,6 +97,7 @@ class EncodzallConfig(PreTrainedConfig):
     row_length: int = 64
     use_memory: bool = True
     pooling: str = "mean"
+    text_pooling: str = "mean"
     word_mask_length: int = 9
     rope_theta: float | int = 10000.0
     norm_eps: float = 1e-5
@@ -153,6 +155,8 @@ class EncodzallConfig(PreTrainedConfig):
             raise ValueError("without use_memory there is no embedding: leave contrastive_loss_weight at 0")
         if self.pooling not in ("mean", "max", "learned_query"):
             raise ValueError(f"pooling {self.pooling!r} is unknown: accepted are 'mean', 'max' and 'learned_query'")
+        if self.text_pooling not in ("mean", "learned_query"):
+            raise ValueError(f"text_pooling {self.text_pooling!r} is unknown: accepted are 'mean' and 'learned_query'")
 
     @classmethod
     def nano(cls, **kwargs):

@@ -4,6 +4,12 @@ import torch
 from torch import nn
 
 
+def equal_rows(ids):
+    """Which rows of ids, shape `(batch, length)`, are equal to which, shape `(batch, batch)`."""
+    which = ids.unique(dim=0, return_inverse=True)[1]
+    return which == which[:, None]
+
+
 def multiple_negatives_loss(first, second, scale=20.0, same=None):
     """Cross-entropy of finding each text's second view among all of the batch, by the cosine of their embeddings.
 

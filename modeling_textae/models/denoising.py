@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
 
-PIECES = re.compile(r"\s+|\S+")
+# Each word with the white space behind it, as passages are cut; what stands before the first word is a piece of its own.
+PIECES = re.compile(r"\S+\s*|\s+")
+LONG_EDIT = 32  # characters, beyond which an edit without shared white space is cut where both texts agree
+AGREEMENT = 4  # characters that both then share at least
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Window:
 
 
 def pieces_of(text, longest):
-    """Words and the white space between them, those of more than `longest` bytes cut between characters."""
+    """Words with the white space behind them, those of more than `longest` bytes cut between characters."""
     for piece in PIECES.findall(text):
         if len(piece) * 4 <= longest or len(piece.encode("utf-8", "surrogatepass")) <= longest:
             yield piece
@@ -70,8 +73,10 @@ def windows_of(text, length, overlap):
         spans.append((first, last))
         if last == len(pieces):
             break
+        # What comes next has to fit beside what both have in common.
+        room = min(overlap, length - sizes[last])
         back, common = last, 0
-        while back - 1 > first and common + sizes[back - 1] <= overlap:
+        while back - 1 > first and common + sizes[back - 1] <= room:
             back -= 1
             common += sizes[back]
         first = back
@@ -86,17 +91,29 @@ def windows_of(text, length, overlap):
 
 
 def word_edits(noisy, restored):
-    """Where a restored text differs from a noisy one, in whole words and white space: `(start, end, replacement)` of each.
+    """Where a restored text differs from a noisy one, in whole words: `(start, end, replacement)` of each.
+
+    Words that one text parts and the other joins are one edit. Where nothing is parted for long, as in scripts without spaces, an
+    edit ends where the texts agree again.
 
     Args:
         noisy, restored (`str`).
     """
-    before, after = PIECES.findall(noisy), PIECES.findall(restored)
-    offsets = [0]
-    for piece in before:
-        offsets.append(offsets[-1] + len(piece))
-    blocks = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    return [(offsets[a], offsets[b], "".join(after[c:d])) for kind, a, b, c, d in blocks if kind != "equal"]
+    blocks = SequenceMatcher(None, noisy, restored, autojunk=False).get_matching_blocks()
+    cuts = [(0, 0)]
+    for a, b, size in blocks:
+        for i in range(size):
+            if noisy[a + i].isspace():
+                cuts += [(a + i, b + i), (a + i + 1, b + i + 1)]
+    agreed = [(a + i, b + i) for a, b, size in blocks if size >= AGREEMENT for i in (0, size)]
+    cuts.append((len(noisy), len(restored)))
+    edits = []
+    for start, end in pairwise(cuts):
+        inner = [cut for cut in agreed if start < cut < end] if end[0] - start[0] > LONG_EDIT else []
+        for (a, b), (c, d) in pairwise([start, *inner, end]):
+            if noisy[a:c] != restored[b:d]:
+                edits.append((a, c, restored[b:d]))
+    return edits
 
 
 def apply_suggested(text, edits, min_gain):

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .arithmetic_coding import compress as compress_bytes
 from .arithmetic_coding import decompress as decompress_bytes
-from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy, over_labels
+from .autoencoder import AutoencoderOutput, TextAutoencoder, in_use, label_cross_entropy, over_labels
 from .byte_tokenizer import NUM_BYTES
 from .configuration_abstractinator import AbstractinatorConfig
 from .hierarchical_autoencoder import HierarchicalAutoencoder, at, with_start
@@ -281,7 +281,6 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
             if len(wrong):
                 raise ValueError(f"label {int(wrong[0])} is never predicted: accepted are bytes, the end and -100")
 
-    @torch.no_grad()
     def calibrate_segmentation(self, texts, target_length, level=0, batch_size=16, steps=30):
         """Set the limit of a level's entropies so that its segments have a wanted mean length, bounds on their lengths counted
         in. Training goes on from there towards `target_segment_lengths`.
@@ -308,17 +307,17 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
             )
         if not any(texts):
             raise ValueError("without text there is nothing to calibrate on")
-        training, found = self.training, []
-        self.eval()
-        for start in range(0, len(texts), batch_size):
-            rows = [text.encode("utf-8") for text in texts[start : start + batch_size]]
-            ids, mask = padded_prompts(rows, self.config.bos_token_id, self.config.pad_token_id, self.device)
-            arranged = self.arranged(ids, mask)
-            compressed = stack.analyse(arranged.ids, arranged.lengths)[level]
-            # Segments begin after the start, which is left out.
-            scores = compressor.cut_scores_of(compressed.values)[:, 1:]
-            real = torch.arange(scores.shape[1], device=scores.device) < compressed.lengths[:, None] - 1
-            found.append((scores, real))
+        found = []
+        with in_use(self):
+            for start in range(0, len(texts), batch_size):
+                rows = [text.encode("utf-8") for text in texts[start : start + batch_size]]
+                ids, mask = padded_prompts(rows, self.config.bos_token_id, self.config.pad_token_id, self.device)
+                arranged = self.arranged(ids, mask)
+                compressed = stack.analyse(arranged.ids, arranged.lengths)[level]
+                # Segments begin after the start, which is left out.
+                scores = compressor.cut_scores_of(compressed.values)[:, 1:]
+                real = torch.arange(scores.shape[1], device=scores.device) < compressed.lengths[:, None] - 1
+                found.append((scores, real))
         total = sum(int(real.sum()) for _, real in found)
         low, high = SCORE_RANGE
         for _ in range(steps):
@@ -333,7 +332,6 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
             )
             low, high = (limit, high) if total < target_length * cuts else (low, limit)
         compressor.limit.set(limit)
-        self.train(training)
         return total / max(cuts, 1)
 
     def byte_logits(self, scores):

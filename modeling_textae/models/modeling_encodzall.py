@@ -27,10 +27,10 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import apply_rotary, attention_implementation, eager_attention_forward, rotary_table
-from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy, over_labels
+from .autoencoder import AutoencoderOutput, TextAutoencoder, in_use, label_cross_entropy, over_labels
 from .byte_tokenizer import NUM_BYTES
 from .configuration_encodzall import EncodzallConfig
-from .contrastive import multiple_negatives_loss
+from .contrastive import equal_rows, multiple_negatives_loss
 from .denoising import SuggestedEdit, apply_suggested, windows_of, word_edits
 from .packing import pack_rows
 from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
@@ -285,6 +285,13 @@ def flatten_words(word_index, real):
     return begins, segments, segment_count(segments, len(word)), text, word
 
 
+def listed(texts):
+    """Texts as a list; a text alone, which is a sequence of texts as well, raises `ValueError`."""
+    if isinstance(texts, str):
+        raise ValueError("texts are a list: give [text] for one alone")
+    return list(texts)
+
+
 class EncodzallPreTrainedModel(TextAutoencoder):
     """Loading, saving and initial weights of the Encodzall models."""
 
@@ -368,6 +375,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
         )
         self.word_encoder = self.layers_of(config.num_word_layers, config.word_key_value_heads)
         self.norm = norm(config)
+        self.text_pooling = LearnedQueryPooling(config.hidden_size) if config.text_pooling == "learned_query" else None
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -376,6 +384,15 @@ class EncodzallModel(EncodzallPreTrainedModel):
         if self.learned_pooling is not None:
             return self.learned_pooling(values, segments, num_segments)
         return (segment_max if self.config.pooling == "max" else segment_mean)(values, segments, num_segments)
+
+    def embedding_of(self, words, word_mask):
+        """Each text's vector, shape `(batch, hidden_size)`, from its words', shape `(batch, words, hidden_size)`; `word_mask`,
+        shape `(batch, words)`, says which are its own."""
+        if self.text_pooling is None:
+            # What is beyond a text's last word is 0.
+            return words.sum(1) / word_mask.sum(1, keepdim=True).to(words.dtype)
+        text, word = word_mask.nonzero(as_tuple=True)
+        return self.text_pooling(words[text, word], text, len(words))
 
     def encode_words(self, flat_ids, segments, lengths):
         """Encoder 1 and pooling; arguments as of [`encode_bytes`], and `segments` (`torch.LongTensor` of shape `(bytes,)`), the
@@ -484,7 +501,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
                 byte_states = byte_states.masked_scatter(real[..., None], in_words.to(states.dtype))
         return EncodzallModelOutput(
             last_hidden_state=states,
-            pooler_output=states.sum(1) / word_mask.sum(1, keepdim=True).to(states.dtype),
+            pooler_output=self.embedding_of(states, word_mask),
             word_mask=word_mask,
             word_positions=word_positions,
             byte_states=byte_states,
@@ -793,16 +810,14 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             target_word_index,
             return_dict=True,
         )
-        noisy = output.latents.sum(1) / output.word_mask.sum(1, keepdim=True).to(output.latents.dtype)
-        same = (labels == labels[:, None]).all(-1)
-        told = multiple_negatives_loss(noisy, clean.pooler_output, self.config.contrastive_scale, same)
+        noisy = self.model.embedding_of(output.latents, output.word_mask)
+        told = multiple_negatives_loss(noisy, clean.pooler_output, self.config.contrastive_scale, equal_rows(labels))
         # A mean over texts: each micro-batch counts by its share of the labels.
         told = over_labels(told * (labels != -100).sum(), labels, num_items_in_batch)
         told = self.config.contrastive_loss_weight * told
         output.loss = output.loss + told
         output.contrastive_loss = told.detach()
 
-    @torch.no_grad()
     def reconstruct(self, texts, tokenizer, max_new_tokens=None, stored=False, **kwargs):
         """Encode texts and decode them again, freely running.
 
@@ -815,17 +830,20 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
 
         Returns:
             `list[str]`, one text for each.
+
+        Raises:
+            ValueError: for a text alone.
         """
-        inputs = tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
-        encoded = self.model(**inputs, return_dict=True)
-        if stored:
-            encoded.last_hidden_state = self.round_latents(encoded.last_hidden_state)
+        inputs = tokenizer(listed(texts), padding=True, return_tensors="pt").to(self.device)
         if max_new_tokens is None:
             max_new_tokens = inputs["input_ids"].shape[1] * 5 // 4 + 16
-        ids = self.generate(encoder_outputs=encoded, max_new_tokens=max_new_tokens, **{"do_sample": False} | kwargs)
+        with in_use(self):
+            encoded = self.model(**inputs, return_dict=True)
+            if stored:
+                encoded.last_hidden_state = self.round_latents(encoded.last_hidden_state)
+            ids = self.generate(encoder_outputs=encoded, max_new_tokens=max_new_tokens, **{"do_sample": False} | kwargs)
         return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    @torch.no_grad()
     def suggest_edits(self, texts, tokenizer, window=256, overlap=64, batch_size=32, show_progress=False):
         """What the model would write otherwise in noisy texts of any length, word by word, and how much likelier it finds that.
 
@@ -843,25 +861,29 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             `list[list[SuggestedEdit]]`, by their starts.
 
         Raises:
-            ValueError: for an overlap that is no less than a half of the window, or a window below 16 bytes.
+            ValueError: for an overlap that is no less than a half of the window, a window below 16 bytes, or a text alone.
         """
         if window < 16 or not 0 <= overlap <= window // 2:
             raise ValueError(
                 f"overlap {overlap} of a window of {window} bytes: accepted are 0 to a half, of 16 or more"
             )
+        texts = listed(texts)
         found = [[] for _ in texts]
         every = [(i, part) for i, text in enumerate(texts) for part in windows_of(text, window, overlap)]
         for start in trange(0, len(every), batch_size, disable=not show_progress, desc="denoising", leave=False):
             batch = every[start : start + batch_size]
-            for (i, part), edits in zip(batch, self.window_edits([w.text for _, w in batch], tokenizer), strict=True):
+            with in_use(self):
+                every_edit = self.window_edits([window.text for _, window in batch], tokenizer, batch_size)
+            for (i, part), edits in zip(batch, every_edit, strict=True):
                 for edit in edits:
                     moved = replace(edit, start=edit.start + part.start, end=edit.end + part.start)
-                    if part.core[0] <= moved.start < part.core[1] or moved.start == part.core[1] == len(texts[i]):
+                    middle = (moved.start + moved.end) / 2
+                    if part.core[0] <= middle < part.core[1] or middle == part.core[1] == len(texts[i]):
                         found[i].append(moved)
         return found
 
-    def window_edits(self, windows, tokenizer):
-        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`."""
+    def window_edits(self, windows, tokenizer, batch_size):
+        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts with one edit in a batch."""
         inputs = tokenizer(windows, padding=True, return_tensors="pt").to(self.device)
         encoded = self.model(**inputs, return_dict=True)
         nats, agrees = self.told(encoded, torch.arange(len(windows)), windows, tokenizer)
@@ -876,8 +898,8 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         restored = dict(zip(unlike.tolist(), tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
         wanted = [(i, edit) for i, text in restored.items() for edit in word_edits(windows[i], text)]
         found = [[] for _ in windows]
-        for start in range(0, len(wanted), len(windows)):
-            part = wanted[start : start + len(windows)]
+        for start in range(0, len(wanted), batch_size):
+            part = wanted[start : start + batch_size]
             rows = torch.tensor([i for i, _ in part])
             edited = [windows[i][:a] + new + windows[i][b:] for i, (a, b, new) in part]
             gains = nats[rows] - self.told(encoded, rows, edited, tokenizer)[0]
@@ -895,9 +917,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             `tuple[torch.Tensor, torch.Tensor]`: nats of each text and its end, and whether each of its bytes is the likeliest,
             each of shape `(n,)`.
         """
-        batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
-        ids, real = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
-        labels = torch.cat((ids, ids[:, :1]), 1).masked_fill(nn.functional.pad(real, (0, 1)) == 0, -100)
+        batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", add_special_tokens=False)
+        ids, real = (nn.functional.pad(batch[name].to(self.device), (0, 1)) for name in ("input_ids", "attention_mask"))
+        labels = ids.masked_fill(real == 0, -100)
         labels[torch.arange(len(ids)), real.sum(1)] = self.config.eos_token_id
         memory = encoded.rows(rows.to(self.device))
         logits = self.decode(
@@ -918,8 +940,12 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
 
         Returns:
             `list[str]`.
+
+        Raises:
+            ValueError: as of [`suggest_edits`].
         """
         min_gain = self.config.min_gain if min_gain is None else min_gain
+        texts = listed(texts)
         found = self.suggest_edits(texts, tokenizer, **kwargs)
         return [apply_suggested(text, edits, min_gain) for text, edits in zip(texts, found, strict=True)]
 
@@ -1086,10 +1112,21 @@ class EncodzallForSequenceClassification(EncodzallClassifier):
 class EncodzallForTokenClassification(EncodzallClassifier):
     """Classifies each byte by its state within its word and its word's vector, which has seen the whole text.
 
-    Labels of longer units stand, as is usual, at the first byte of each, and -100 elsewhere.
+    Labels of longer units stand, as is usual, at the first byte of each, and -100 elsewhere: see
+    [`EncodzallTokenizer.of_words`].
 
     Args:
         config ([`EncodzallConfig`]): `num_labels` scores.
+
+    Example:
+
+    ```python
+    >>> model = EncodzallForTokenClassification.from_pretrained("org/encodzall-nano", id2label={0: "O", 1: "NAME"})
+    >>> batch = tokenizer.of_words([["Ann", "met", "Bob"]], [[1, 0, 1]]).convert_to_tensors("pt")
+    >>> model(**batch).loss.backward()
+    >>> model.classify_words([["Ann", "met", "Bob"]], tokenizer)
+    [['NAME', 'O', 'NAME']]
+    ```
     """
 
     @can_return_tuple
@@ -1110,6 +1147,29 @@ class EncodzallForTokenClassification(EncodzallClassifier):
         logits = self.classifier(self.dropout(encoded.byte_states))
         loss = None if labels is None else label_cross_entropy(logits, labels, num_items_in_batch)
         return TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+
+    def classify_words(self, texts, tokenizer, batch_size=32):
+        """The likeliest label of each word.
+
+        Args:
+            texts (`list[list[str]]`): words, as of [`EncodzallTokenizer.of_words`]; tokenizer ([`EncodzallTokenizer`]);
+            batch_size (`int`, defaults to 32).
+
+        Returns:
+            `list[list[str]]`: the configuration's names of the labels.
+
+        Raises:
+            ValueError: for an empty word.
+        """
+        found = []
+        for start in range(0, len(texts), batch_size):
+            batch = tokenizer.of_words(texts[start : start + batch_size])
+            places = batch.pop("word_starts")
+            inputs = tokenizer.pad(batch, padding_side="right", return_tensors="pt").to(self.device)
+            with in_use(self):
+                best = self(**inputs).logits.argmax(-1).tolist()
+            found += [[self.config.id2label[row[i]] for i in some] for row, some in zip(best, places, strict=True)]
+        return found
 
 
 @dataclass
@@ -1142,7 +1202,7 @@ SENTENCE_TRANSFORMERS = {
 
 
 class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
-    """One vector a text, the mean of its words'; trained to find a text's other view among those of the batch.
+    """One vector a text, of its words' by `text_pooling`; trained to find a text's other view among those of the batch.
 
     Views are a noisy and the clean text, as [`EncodzallViewsCollator`] gives them, or, of a text alone, two passes with dropout.
     Checkpoints are sentence-transformers' as well. Source of the latter view: Gao et al. 2021, "SimCSE", section 3.
@@ -1197,13 +1257,12 @@ class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
         loss = None
         if second_input_ids is not None and return_loss:
             second = self.model(second_input_ids, second_attention_mask, second_word_index, return_dict=True)
-            same = (second_input_ids == second_input_ids[:, None]).all(-1)
+            same = equal_rows(second_input_ids)
             loss = multiple_negatives_loss(
                 first.pooler_output, second.pooler_output, self.config.contrastive_scale, same
             )
         return EncodzallEmbeddingOutput(loss, first.pooler_output, first.hidden_states, first.attentions)
 
-    @torch.no_grad()
     def embed(self, texts, tokenizer, batch_size=64, show_progress=False):
         """Embed texts, each vector of length 1, so that products are cosines.
 
@@ -1213,19 +1272,34 @@ class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
 
         Returns:
             `torch.FloatTensor` of shape `(texts, hidden_size)`, on the CPU.
+
+        Raises:
+            ValueError: for a text alone.
         """
+        texts = listed(texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # so that little of a batch is padding
         found = torch.empty(len(texts), self.config.hidden_size)
         for start in trange(0, len(texts), batch_size, disable=not show_progress, desc="embedding", leave=False):
             rows = order[start : start + batch_size]
             inputs = tokenizer([texts[i] for i in rows], padding=True, return_tensors="pt").to(self.device)
-            vectors = self.model(**inputs, return_dict=True).pooler_output.float()
+            with in_use(self):
+                vectors = self.model(**inputs, return_dict=True).pooler_output.float()
             found[rows] = nn.functional.normalize(vectors, dim=-1).cpu()
         return found
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As of transformers, with the files by which sentence-transformers reads the folder."""
         super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.complete(save_directory)
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        # transformers uploads within save_pretrained.
+        self.complete(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def complete(self, save_directory):
+        """Write the files that transformers does not."""
         custom_object_save(self.model, save_directory)  # AutoModel serves the encoder, and so its code goes along
         for name, content in SENTENCE_TRANSFORMERS.items():
             (Path(save_directory) / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -19,7 +19,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attention_implementation, eager_attention_forward
-from .autoencoder import AutoencoderOutput, TextAutoencoder, label_cross_entropy
+from .autoencoder import AutoencoderOutput, TextAutoencoder, in_use, label_cross_entropy
 from .configuration_mlm_encoder import MlmEncoderConfig
 
 
@@ -353,7 +353,6 @@ class MlmEncoderForMaskedLM(MlmEncoderPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    @torch.no_grad()
     def fill_masks(self, input_ids, attention_mask, tokenizer):
         """Fill masks, the surest first: each round fills one mask of each text and looks again.
 
@@ -364,17 +363,15 @@ class MlmEncoderForMaskedLM(MlmEncoderPreTrainedModel):
         Returns:
             `torch.LongTensor` of shape `(batch, length)`.
         """
-        training = self.training
-        self.eval()
         no_answer = [*tokenizer.all_special_ids, *range(len(tokenizer), self.config.vocab_size)]
         no_answer = torch.tensor(no_answer, device=self.device)
-        while (hidden := (input_ids == tokenizer.mask_token_id) & (attention_mask != 0)).any():
-            logits = self(input_ids, attention_mask).logits.float()
-            sureness, best = logits.index_fill(-1, no_answer, -torch.inf).log_softmax(-1).max(-1)
-            surest = sureness.masked_fill(~hidden, -torch.inf).argmax(-1, keepdim=True)
-            chosen = hidden & torch.zeros_like(hidden).scatter(1, surest, True)
-            input_ids = torch.where(chosen, best, input_ids)
-        self.train(training)
+        with in_use(self):
+            while (hidden := (input_ids == tokenizer.mask_token_id) & (attention_mask != 0)).any():
+                logits = self(input_ids, attention_mask).logits.float()
+                sureness, best = logits.index_fill(-1, no_answer, -torch.inf).log_softmax(-1).max(-1)
+                surest = sureness.masked_fill(~hidden, -torch.inf).argmax(-1, keepdim=True)
+                chosen = hidden & torch.zeros_like(hidden).scatter(1, surest, True)
+                input_ids = torch.where(chosen, best, input_ids)
         return input_ids
 
     def reconstruct(self, texts, tokenizer, batch_size=32):

@@ -111,3 +111,36 @@ class EncodzallTokenizer(ByteTokenizer):
     def derive_inputs(self, ids, text_starts):
         """Return `word_index`, padded with -1."""
         return {"word_index": (split_words(ids, text_starts, self.max_word_length), -1)}
+
+    def of_words(self, texts, labels=None):
+        """Tokenize texts whose words are given, for classifying these: a space parts them, and a word's label stands at its first
+        byte.
+
+        Args:
+            texts (`list[list[str]]`): words, none of them empty.
+            labels (`list[list[int]]`, *optional*): one for each word.
+
+        Returns:
+            `BatchEncoding` of lists, as of `tokenizer(texts)` without special tokens, with `word_starts`, where each word begins,
+            or with labels, instead, `labels`, -100 where no word begins.
+
+        Raises:
+            ValueError: for an empty word, or more or fewer labels than words.
+        """
+        found = self([" ".join(words) for words in texts], add_special_tokens=False)
+        starts = []
+        for words in texts:
+            sizes = [len(word.encode("utf-8")) for word in words]
+            if 0 in sizes:
+                raise ValueError(f"word {sizes.index(0)} of {words} is empty")
+            starts.append([sum(sizes[:i]) + i for i in range(len(sizes))])
+        if labels is None:
+            found["word_starts"] = starts
+            return found
+        found["labels"] = [[-100] * len(ids) for ids in found["input_ids"]]
+        for row, places, given in zip(found["labels"], starts, labels, strict=True):
+            if len(given) != len(places):
+                raise ValueError(f"{len(given)} labels for {len(places)} words: give one for each")
+            for place, label in zip(places, given, strict=True):
+                row[place] = label
+        return found

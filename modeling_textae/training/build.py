@@ -119,7 +119,7 @@ def make_tokenizer(recipe, documents, checkpoint=None):
     kind, named = recipe.family.tokenizer, checkpoint or recipe.model.initial_checkpoint or recipe.model.tokenizer
     if not hasattr(kind, "train"):
         if not recipe.family.needs_tokenizer:
-            return kind()
+            return kind(**{name: getattr(recipe.config, name) for name in recipe.family.tokenizer_fields})
         # Every text that the model is trained on begins with <bos>, and so shall every other that it reads.
         return kind.from_pretrained(named, starts_with_bos=True)
     if not named:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from ..models.autoencoder import in_use
+
 
 class KlAnnealingCallback(TrainerCallback):
     """Grows the weight of a model's KL divergence from 0 to its whole over the first steps.
@@ -56,7 +58,6 @@ def some_passages(passages, number, seed=0):
     return [row["text"] for row in islice(passages, number)]
 
 
-@torch.no_grad()
 def fit_latent_scale(model, tokenizer, texts, batch_size=32):
     """Fit the grids on which a model stores its latents to those of training text.
 
@@ -69,14 +70,11 @@ def fit_latent_scale(model, tokenizer, texts, batch_size=32):
     Raises:
         ValueError: for no text, or latents that are not finite.
     """
-    training, found = model.training, []
-    model.eval()
-    try:
+    found = []
+    with in_use(model):
         for start in range(0, len(texts), batch_size):
             batch = texts[start : start + batch_size]
             inputs = tokenizer(batch, padding=True, add_special_tokens=False, return_tensors="pt").to(model.device)
             latents = model.encode(inputs["input_ids"], inputs["attention_mask"])
             found.append(latents[model.latent_mask(inputs["attention_mask"]) == 1].float())
         model.fit_latent_scale(torch.cat(found) if found else torch.empty(0, model.config.latent_dim))
-    finally:
-        model.train(training)

@@ -60,6 +60,7 @@ class Family:
         tokenizer (`type`): one with a class method `train(texts, vocab_size)` learns its vocabulary from the corpus.
         collator (`type`): called with the tokenizer, the noise rate, the seed and `collator_fields`.
         collator_fields (`tuple[str, ...]`): fields of a recipe, or of its configuration, that the collator takes by their names.
+        tokenizer_fields (`tuple[str, ...]`): fields of its configuration that a tokenizer without a checkpoint takes likewise.
         defaults (`dict`): fields of a recipe that this family begins with, where they differ from the others'.
         reads_chunks (`bool`): examples are chunks instead of passages, and what is learned is a tokenizer.
         needs_tokenizer (`bool`): the run starts from a checkpoint whose tokenizer decides the size of the vocabulary.
@@ -70,6 +71,7 @@ class Family:
     model: type
     collator: type
     collator_fields: tuple[str, ...] = ()
+    tokenizer_fields: tuple[str, ...] = ()
     defaults: dict = field(default_factory=dict)
     reads_chunks: bool = False
     needs_tokenizer: bool = False
@@ -98,13 +100,20 @@ FAMILIES = {
         # Noise is random tokens, which text needs none of.
         defaults={"noise": "fixed", "noise_rate": 0.0},
     ),
-    "encodzall": Family(EncodzallConfig, EncodzallTokenizer, EncodzallForPreTraining, EncodzallMaskingCollator),
+    "encodzall": Family(
+        EncodzallConfig,
+        EncodzallTokenizer,
+        EncodzallForPreTraining,
+        EncodzallMaskingCollator,
+        tokenizer_fields=("max_word_length",),
+    ),
     "encodzall_denoise": Family(
         EncodzallConfig,
         EncodzallTokenizer,
         EncodzallForConditionalGeneration,
         EncodzallDenoisingCollator,
         collator_fields=("noise_model",),
+        tokenizer_fields=("max_word_length",),
         # The contrastive part hardly depends on the noise, and on the batch's size it does.
         defaults={"noise_rate": 0.05, "noise_maximum": 0.4, "controlled_loss": "sequence_loss"},
     ),
@@ -113,7 +122,8 @@ FAMILIES = {
         EncodzallTokenizer,
         EncodzallForSentenceEmbedding,
         EncodzallViewsCollator,
-        collator_fields=("noise_model",),
+        collator_fields=("noise_model", "min_crop", "word_dropout"),
+        tokenizer_fields=("max_word_length",),
         defaults={"noise": "fixed", "noise_rate": 0.05},
     ),
     "fsq_autoencoder": Family(
@@ -218,8 +228,16 @@ class NoiseArguments:
     noise_model: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub name of a fitted OcrNoiseModel in place of TextNoise; encodzall_denoise only."
+            "help": "Folder or Hub name of a fitted OcrNoiseModel in place of TextNoise; for encodzall_denoise and "
+            "encodzall_embedding."
         },
+    )
+    min_crop: float = field(
+        default=1.0,
+        metadata={"help": "Least share of a text's words that a view is a run of; encodzall_embedding only."},
+    )
+    word_dropout: float = field(
+        default=0.0, metadata={"help": "Rate at which words of a view are missing; encodzall_embedding only."}
     )
     noise_minimum: float = field(default=0.0, metadata={"help": "Lower bound of the controlled rate."})
     noise_maximum: float = field(default=0.9, metadata={"help": "Upper bound of the controlled rate."})
@@ -483,10 +501,18 @@ def check(model, data, noise, training):
         )
     if data.pairs_file and family.model is not EncodzallForConditionalGeneration:
         raise ValueError(f"pairs_file is for encodzall_denoise: family {model.family!r} has noise of its own")
-    if data.pairs_file and (data.streaming or data.max_tokens is not None):
-        raise ValueError("pairs are cut where both texts have white space: leave --streaming and --max_tokens out")
     if not 0 < data.pairs_share <= 1:
         raise ValueError(f"pairs_share {data.pairs_share} is no share: accepted are above 0 and up to 1")
+    for name in ("noisy_column", "clean_column", "pairs_last", "pairs_share"):
+        if not data.pairs_file and getattr(data, name) != DataArguments.__dataclass_fields__[name].default:
+            raise ValueError(f"{name} tells of pairs, and there are none: give a pairs_file")
+    if data.pairs_share == 1 and noise.noise != "fixed":
+        raise ValueError(
+            "pairs_share 1 leaves nothing to make noisy, so that noise cannot be controlled: give --noise fixed"
+        )
+    if data.pairs_file and (data.streaming or data.max_tokens is not None):
+        raise ValueError("pairs are cut where both texts have white space: leave --streaming and --max_tokens out")
+    check_views(model, noise, family, config)
     compares = getattr(config, "contrastive_loss_weight", 0) or family.model is EncodzallForSentenceEmbedding
     if compares and training.per_device_train_batch_size < 2:
         raise ValueError("a text alone has nothing to be told from: a contrastive loss needs batches of two or more")
@@ -504,6 +530,24 @@ def check(model, data, noise, training):
     if model.initial_checkpoint:
         check_initial(model.initial_checkpoint, config)
     return family, config
+
+
+def check_views(model, noise, family, config):
+    """Refuse views of texts that cannot be, that are equal, or that another family would ignore."""
+    if not 0 < noise.min_crop <= 1 or not 0 <= noise.word_dropout < 1:
+        raise ValueError(
+            f"min_crop {noise.min_crop} and word_dropout {noise.word_dropout} are no shares: accepted are above 0, up to 1, and "
+            "0 and above, below 1"
+        )
+    if family.collator is not EncodzallViewsCollator:
+        if noise.min_crop < 1 or noise.word_dropout:
+            raise ValueError(
+                f"min_crop and word_dropout are for encodzall_embedding: family {model.family!r} has no views"
+            )
+        return
+    noisy = noise.noise != "fixed" or noise.noise_rate or noise.min_crop < 1 or noise.word_dropout
+    if not (noisy or config.dropout or config.attention_dropout):
+        raise ValueError("without noise and without dropout both views of a text are one: give either")
 
 
 def check_chunks(model, data, noise, family, config):
@@ -557,6 +601,7 @@ FREE = {
     "contrastive_loss_weight",
     "contrastive_scale",
     "min_gain",
+    "text_pooling",  # which begins as the mean, or nearly
     # Of the FSQ autoencoder's language model, what a tokenizer decides, and what is trained on.
     "vocab_size",
     "tokenizer_fingerprint",

@@ -6,6 +6,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from ..models.autoencoder import in_use
+
 logger = logging.get_logger(__name__)
 
 
@@ -53,20 +55,15 @@ class SamplesCallback(TrainerCallback):
 
     def written(self, model):
         """What a model goes on with after each prompt, `list[str]`."""
-        training, found = model.training, []
-        model.eval()
-        devices = [model.device] if model.device.type == "cuda" else []
-        try:
-            with torch.random.fork_rng(devices):
-                torch.manual_seed(self.seed)
-                for prompt in self.prompts:
-                    ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-                    ids = torch.tensor([[self.tokenizer.bos_token_id, *ids]], device=model.device)
-                    after = model.generate(
-                        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
-                        max_new_tokens=self.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id,
-                    )[0, ids.shape[1] :]  # fmt: skip
-                    found.append(self.tokenizer.decode(after, skip_special_tokens=True))
-        finally:
-            model.train(training)
+        found, devices = [], [model.device] if model.device.type == "cuda" else []
+        with in_use(model), torch.random.fork_rng(devices):
+            torch.manual_seed(self.seed)
+            for prompt in self.prompts:
+                ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                ids = torch.tensor([[self.tokenizer.bos_token_id, *ids]], device=model.device)
+                after = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
+                    max_new_tokens=self.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id,
+                )[0, ids.shape[1] :]  # fmt: skip
+                found.append(self.tokenizer.decode(after, skip_special_tokens=True))
         return found
