@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from modeling_textae import (
+    AbstractinatorConfig,
     CtaConfig,
     EncodzallConfig,
     EncodzallForSentenceEmbedding,
@@ -402,6 +403,8 @@ def rate_distortion_table(arguments):
     """Stored bits for each byte of text against what comes back, beside whole-text compressors."""
     passages, head = held_out_passages(arguments)
     model, tokenizer = load(arguments.checkpoint, saved_class(arguments.checkpoint))
+    if model.config.model_type == AbstractinatorConfig.model_type:
+        raise ValueError("what the Abstractinator stores is files: see benchmarks/byte_compression.py, and lm for bits")
     if not (model.has_bottleneck and model.has_decoder):
         raise ValueError(f"{type(model).__name__} stores no latents: it has no rate")
     if model.config.model_type == FsqAutoencoderConfig.model_type:

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from model_cases import TEXTS, abstractinator_config, abstractinator_inputs, two_levels, with_limits
 
 import modeling_textae as textae
+import run_eval
 from modeling_textae.evaluation.segments import flipped_cuts, segment_figures
 from modeling_textae.models.arithmetic_coding import HEADER
 from modeling_textae.models.attention import rotary_table
@@ -19,6 +21,7 @@ from modeling_textae.models.hierarchical_autoencoder import (
     SymbolEmbedding,
 )
 
+CARD = Path(__file__).parent.parent / "model_cards" / "abstractinator-nano"
 BOS, EOS, PAD = 257, 258, 256
 WITH_CODES = {"code_weight": 0.5, "reconstruction_weight": 0.5}
 CONFIGS = {
@@ -46,8 +49,11 @@ def some_ids(rows=3, length=40):
     return ids
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=[*CONFIGS, "card"])
 def model(request):
+    """Models with random weights, and the one that is published."""
+    if request.param == "card":
+        return textae.AbstractinatorForCausalLM.from_pretrained(CARD, dtype=torch.float32).eval()
     return build(CONFIGS[request.param]())
 
 
@@ -762,6 +768,11 @@ def test_a_file_takes_one_hundredth_more_than_the_reported_bits_at_most():
     data = bytes(torch.randint(97, 123, (10_000,)).tolist())
     size, bits = 8 * len(model.compress(data, stream_length=500)), reported_bits(model, data, 500)
     assert 0.98 * bits < size <= 1.01 * bits
+
+
+def test_rates_are_asked_for_where_they_are(capsys):
+    assert run_eval.main(["rate-distortion", "--checkpoint", str(CARD)]) == 2
+    assert "see benchmarks/byte_compression.py" in capsys.readouterr().err
 
 
 def test_files_of_others_are_refused(model):

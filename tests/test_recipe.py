@@ -15,11 +15,11 @@ from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import run_pretraining
-from modeling_textae import CtaModel, EncodzallConfig, FsqAutoencoderConfig, FsqAutoencoderModel, MlmEncoderTokenizer
+from modeling_textae import CtaModel, FsqAutoencoderModel, MlmEncoderTokenizer
 from modeling_textae.data.ocr_noise import OcrNoiseModel
 from modeling_textae.models.bpe_tokenizer import byte_symbols
 from modeling_textae.training.optimizers import bfloat16_is_fast
-from modeling_textae.training.recipe import check_resumed, checkpoint_to_resume, parse_recipe
+from modeling_textae.training.recipe import FAMILIES, check_resumed, checkpoint_to_resume, parse_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -30,7 +30,7 @@ def test_every_recipe_is_valid_and_every_field_reaches_the_run(path, tmp_path):
     fields = yaml.safe_load(path.read_text())
     arguments = [str(path)]
     if "initial_checkpoint" in fields:
-        begun = EncodzallConfig if fields["family"] == "encodzall" else FsqAutoencoderConfig
+        begun = FAMILIES[fields["family"]].config
         (tmp_path / "config.json").write_text(json.dumps(getattr(begun, fields["size"])().to_dict(), default=str))
         arguments += ["--initial_checkpoint", str(tmp_path)]
         fields.pop("initial_checkpoint")

@@ -96,10 +96,9 @@ def compress(model, data, stream_length=None, batch_size=256):
     if min(stream_length, batch_size) < 1:
         raise ValueError(f"stream_length {stream_length} and batch_size {batch_size} must both be 1 or above")
     encoder, source = queue.RangeEncoder(), np.frombuffer(data, dtype=np.uint8)
-    for streams in batched(streams_of(len(data), stream_length), batch_size, "compressing"):
+    for streams, places in batched(streams_of(len(data), stream_length), batch_size, "compressing"):
         stepped = SteppedBytes(model, len(streams))
-        for place in range(int((streams[:, 1] - streams[:, 0]).max())):
-            real = streams[:, 0] + place < streams[:, 1]
+        for place, real in places:
             symbols = source[np.minimum(streams[:, 0] + place, len(source) - 1)]
             encoder.encode(symbols[real].astype(np.int32), family, stepped.probabilities()[real])
             stepped.feed(np.where(real, symbols, 0))
@@ -137,10 +136,9 @@ def decompress(model, packed):
         raise ValueError("this file was cut short or changed")
     decoder = queue.RangeDecoder(np.frombuffer(body, dtype=WORD).astype(np.uint32))
     found = np.zeros(size, dtype=np.uint8)
-    for streams in batched(streams_of(size, stream_length), batch_size, "decompressing"):
+    for streams, places in batched(streams_of(size, stream_length), batch_size, "decompressing"):
         stepped = SteppedBytes(model, len(streams))
-        for place in range(int((streams[:, 1] - streams[:, 0]).max())):
-            real = streams[:, 0] + place < streams[:, 1]
+        for place, real in places:
             symbols = np.zeros(len(streams), dtype=np.int64)
             symbols[real] = decoder.decode(family, stepped.probabilities()[real])
             found[streams[real, 0] + place] = symbols[real]
@@ -158,10 +156,18 @@ def check_mode(model):
 
 
 def batched(streams, size, description):
-    """Some streams after the other, with a progress bar of bytes."""
+    """Yield some streams after the other, and what [`places_of`] yields of them, with a progress bar of bytes."""
     total = int((streams[:, 1] - streams[:, 0]).sum())
     with tqdm(total=total, desc=description, unit="B", unit_scale=True, leave=False) as bar:
         for start in range(0, len(streams), size):
             part = streams[start : start + size]
-            yield part
-            bar.update(int((part[:, 1] - part[:, 0]).sum()))
+            yield part, places_of(part, bar)
+
+
+def places_of(streams, bar):
+    """Yield each place of the longest stream, and which of the streams have it, shape `(streams,)`; tell the bar."""
+    lengths = streams[:, 1] - streams[:, 0]
+    for place in range(int(lengths.max(initial=0))):
+        real = place < lengths
+        yield place, real
+        bar.update(int(real.sum()))
