@@ -54,10 +54,10 @@ def main():
     parser.add_argument("--data_file", help="json lines, csv or parquet, also compressed")
     parser.add_argument("--text_column", default="text")
     parser.add_argument("--label_column", default="label")
-    parser.add_argument("--strength", type=float, default=0.05, help="of the noise, without a file")
+    parser.add_argument("--strength", type=float, default=0.1, help="of the noise, without a file")
     parser.add_argument("--lora", action="store_true", help="train adapters and the classifier alone")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--learning_rate", type=float, help="by default 5e-4, by LoRA 3e-3")
+    parser.add_argument("--learning_rate", type=float, help="by default 2e-3, by LoRA 5e-3")
     parser.add_argument("--output_dir", default="runs/classify")
     arguments = parser.parse_args()
 
@@ -87,7 +87,7 @@ def main():
         max_steps=arguments.steps,
         per_device_train_batch_size=16,
         per_device_eval_batch_size=64,
-        learning_rate=arguments.learning_rate or (3e-3 if arguments.lora else 5e-4),
+        learning_rate=arguments.learning_rate or (5e-3 if arguments.lora else 2e-3),
         warmup_steps=arguments.steps // 10,
         save_strategy="no",
         report_to="none",
