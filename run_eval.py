@@ -199,11 +199,11 @@ class DenoiseArguments:
     min_gain: list[float] = field(
         default_factory=list, metadata={"help": "Margins, in nats; by default the checkpoint's own."}
     )
-    window: int = field(default=256, metadata={"help": "Bytes that are read at once."})
     save_min_gain: bool = field(
         default=False,
         metadata={"help": "Keep the best of the margins in the folder's configuration, as the new default."},
     )
+    window: int = field(default=256, metadata={"help": "Bytes that are read at once."})
     overlap: int = field(default=64, metadata={"help": "Bytes that neighbouring windows share at most."})
     batch_size: int = field(default=32, metadata={"help": "Windows at once."})
     output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})

@@ -202,6 +202,9 @@ def test_the_command_counts_errors_before_and_after(model, tokenizer, tmp_path, 
     assert noisy["word_error_rate"] == word_error_rate(NOISY, CLEAN)
     assert (restored["character_error_rate"], restored["reduction"], restored["changed"]) == (0, 1, 1)
     assert (untouched["reduction"], untouched["changed"]) == (0, 0)
+    tune = [*arguments, "--min_gain", "1e9", "0.5", "--save_min_gain", "true", "--output", str(output)]
+    assert run_eval.main(tune) == 0
+    assert textae.EncodzallConfig.from_pretrained(tmp_path / "model").min_gain == 0.5
     assert run_eval.main([*arguments, "--clean_column", "noisy", "--output", str(output)]) == 0
     assert json.loads(output.with_suffix(".json").read_text())["rows"][0]["character_error_rate"] == 0
     assert run_eval.main([*arguments, "--noisy_column", "none"]) == 2

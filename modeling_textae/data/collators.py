@@ -20,6 +20,18 @@ def example_generator(*numbers):
     return np.random.default_rng(numbers)
 
 
+def noisy_texts(texts, noise, strength, seed=0):
+    """Noisy copies of texts, each by a generator of its own.
+
+    Args:
+        texts (`list[str]`), noise ([`TextNoise`] or [`OcrNoiseModel`]), strength (`float`), seed (`int`, defaults to 0).
+
+    Returns:
+        `list[str]`.
+    """
+    return [noise(text, strength, example_generator(seed, 0, i)).text for i, text in enumerate(texts)]
+
+
 def seed_of(*numbers):
     """One seed of 64 bits from several numbers, as [`example_generator`] mixes them."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -205,7 +217,7 @@ class EncodzallViewsCollator(EncodzallDenoisingCollator):
         firsts, seconds = [], []
         for example in examples:
             generator = example_generator(*self.numbers(example))
-            first, second = (self.view_of(example["text"], generator) for _ in "12")
+            first, second = (self.view_of(example["text"], generator) for _ in range(2))
             strength = self.noise.draw_strength(self.noise_rate(example.get("step", 0)), generator)
             firsts.append(self.noise(first, strength, generator).text)
             seconds.append(second)

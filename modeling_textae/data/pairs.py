@@ -34,12 +34,13 @@ def read_pairs(path, noisy="noisy", clean="clean", pad=None, ignored="#", first=
     if missing:
         raise ValueError(f"{path} has no column {missing[0]!r}, only {', '.join(records.column_names)}")
     records = records.select(range(round(first * len(records)), round(last * len(records))))
-    for name in {noisy, clean}:
-        wrong = next((i for i, text in enumerate(records[name]) if not isinstance(text, (str, type(None)))), None)
-        if wrong is not None:
-            raise ValueError(f"{path}: {name!r} of record {wrong} is {records[name][wrong]!r}, and no text")
+    columns = [list(records[name]) for name in (noisy, clean)]
+    for name, column in zip((noisy, clean), columns, strict=True):
+        for i, text in enumerate(column):
+            if not isinstance(text, (str, type(None))):
+                raise ValueError(f"{path}: {name!r} of record {i} is {text!r}, and no text")
     # An empty cell of a table is a text of nothing.
-    pairs = [(a or "", b or "") for a, b in zip(records[noisy], records[clean], strict=True)]
+    pairs = [(a or "", b or "") for a, b in zip(*columns, strict=True)]
     if pad is not None:
         pairs = [unaligned(*pair, pad, ignored) for pair in pairs]
     if not any(clean for _, clean in pairs):

@@ -4,6 +4,8 @@ misspellings, each with a share of one common strength.
 Everything works on arrays of code points, so that megabytes take less than a second; nothing is random but the generator.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from .edits import MAX_CHARACTER, Edits, NoisyText, StringTable, apply_edits, at, code_points, text_of
@@ -36,9 +38,10 @@ IS_PUNCTUATION = CharacterTable(".,;:!?'\"()-–—‘’“”".__contains__)
 IS_ANYTHING = CharacterTable(bool)
 
 
-class Noise:
+class Noise(ABC):
     """One kind of noise: [`edits`] at those of some places where it can happen."""
 
+    @abstractmethod
     def edits(self, codes, places, generator):
         """Edits of code points, shape `(n,)`, at candidate places, shape `(m,)`; of places where this kind cannot happen, none.
 
@@ -48,7 +51,6 @@ class Noise:
         Returns:
             [`Edits`].
         """
-        raise NotImplementedError
 
 
 class Confusions(Noise):

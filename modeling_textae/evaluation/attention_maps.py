@@ -5,10 +5,10 @@ import seaborn
 import torch
 from matplotlib import pyplot as plt
 
+from ..models.autoencoder import in_use
 from ..models.modeling_mlm_encoder import sinusoids
 
 
-@torch.no_grad()
 def attention_weights(model, tokenizer, text):
     """The attention of a trained model on a text, by the eager implementation, which alone returns weights.
 
@@ -28,13 +28,13 @@ def attention_weights(model, tokenizer, text):
     ids = inputs["input_ids"][0].tolist()
     if not ids:
         raise ValueError("an empty text has no tokens to attend to")
-    before, training = model.config._attn_implementation, model.training
+    before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        attentions = model.eval()(**inputs.to(model.device), output_attentions=True).attentions
+        with in_use(model):
+            attentions = model(**inputs.to(model.device), output_attentions=True).attentions
     finally:
         model.set_attn_implementation(before)
-        model.train(training)
     if not attentions or attentions[0].shape[-2:] != (len(ids), len(ids)):
         raise ValueError(f"{type(model).__name__} returns no attention of tokens to tokens")
     weights = torch.cat(attentions).float().cpu().numpy()

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..data.collators import example_generator
+from ..data.collators import noisy_texts
 from .report import figure
 
 
@@ -18,7 +18,7 @@ def retrieval(model, tokenizer, passages, noise, strength, batch_size=64, seed=0
     Returns:
         `float`.
     """
-    noisy = [noise(text, strength, example_generator(seed, 0, i)).text for i, text in enumerate(passages)]
+    noisy = noisy_texts(passages, noise, strength, seed)
     first, second = (model.embed(texts, tokenizer, batch_size) for texts in (noisy, passages))
     return float(((first @ second.T).argmax(1) == torch.arange(len(passages))).float().mean())
 
@@ -56,9 +56,8 @@ def similarity_rows(embed, pairs, scores, noise, strength, seed=0):
     if not np.isfinite(scores).all():
         raise ValueError(f"score {np.flatnonzero(~np.isfinite(scores))[0]} is no number")
     texts = [text for pair in pairs for text in pair]
-    noisy = [noise(text, strength, example_generator(seed, 0, i)).text for i, text in enumerate(texts)]
     found = {}
-    for name, written in (("clean", texts), ("noisy", noisy)):
+    for name, written in (("clean", texts), ("noisy", noisy_texts(texts, noise, strength, seed))):
         vectors = embed(written)
         first, second = vectors[0::2], vectors[1::2]
         products = (first * second).sum(1) if isinstance(vectors, torch.Tensor) else first.multiply(second).sum(1)

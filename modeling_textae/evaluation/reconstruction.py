@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from ..data.collators import EncodzallMaskingCollator, example_generator, pad_rows
+from ..data.collators import EncodzallMaskingCollator, example_generator, noisy_texts, pad_rows
 from ..data.noise import HIDDEN_CHARACTER, HIDDEN_WORD, mask_text
 from ..models.autoencoder import in_use
 from .metrics import character_error_rate, count_correct, exact_rate, share
@@ -195,7 +195,7 @@ def restoration(model, tokenizer, passages, noise, strength, batch_size=32, seed
         `tuple[dict, list[dict]]`: `strength`, `noisy_character_error_rate` and `restored_character_error_rate`; and each
         passage's `clean`, `noisy` and `restored`.
     """
-    noisy = [noise(text, strength, example_generator(seed, 0, i)).text for i, text in enumerate(passages)]
+    noisy = noisy_texts(passages, noise, strength, seed)
     restored = [
         text for _, batch in batches(noisy, batch_size, "restoring") for text in model.reconstruct(batch, tokenizer)
     ]

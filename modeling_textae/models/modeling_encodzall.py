@@ -1287,10 +1287,10 @@ class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
             found[rows] = nn.functional.normalize(vectors, dim=-1).cpu()
         return found
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
         """As of transformers, with the files by which sentence-transformers reads the folder."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
             self.complete(save_directory)
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):

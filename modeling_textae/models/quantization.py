@@ -1,6 +1,7 @@
 """Quantizers: finite scalar quantization, and vector quantization whose codebook follows moving averages."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ def straight_through(exact, rounded):
     return exact + (rounded - exact).detach()
 
 
-class StepStatistics(nn.Module):
+class StepStatistics(nn.Module, ABC):
     """Sums over the training passes of one optimizer step and over all ranks, handed on once, when the next step begins.
 
     A step has gone by when the parameter that a subclass names has been moved in place, as all optimizers of torch do, so that
@@ -62,9 +63,9 @@ class StepStatistics(nn.Module):
                 torch.distributed.all_reduce(value := value.clone())
             getattr(self, f"pending_{name}").add_(value)
 
+    @abstractmethod
     def apply_statistics(self, **sums):
         """What a subclass does with a step's sums."""
-        raise NotImplementedError
 
 
 class FSQLayer(nn.Module):

@@ -86,9 +86,9 @@ class Muon(torch.optim.Muon):
         in_bfloat16 = bfloat16_is_fast(parameter.device) if self.in_bfloat16 is None else self.in_bfloat16
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         num_parts = group.get("num_parts", 1)
-        for part, move in zip(parameter.chunk(num_parts), update.chunk(num_parts), strict=True):
-            move = orthogonalized(move.bfloat16() if in_bfloat16 else move.float())
-            part.add_(move, alpha=-group["lr"] * 0.2 * max(part.shape) ** 0.5)
+        for part, step in zip(parameter.chunk(num_parts), update.chunk(num_parts), strict=True):
+            step = orthogonalized(step.bfloat16() if in_bfloat16 else step.float())
+            part.add_(step, alpha=-group["lr"] * 0.2 * max(part.shape) ** 0.5)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

@@ -503,9 +503,9 @@ def check(model, data, noise, training):
         raise ValueError(f"pairs_file is for encodzall_denoise: family {model.family!r} has noise of its own")
     if not 0 < data.pairs_share <= 1:
         raise ValueError(f"pairs_share {data.pairs_share} is no share: accepted are above 0 and up to 1")
-    for name in ("noisy_column", "clean_column", "pairs_last", "pairs_share"):
-        if not data.pairs_file and getattr(data, name) != DataArguments.__dataclass_fields__[name].default:
-            raise ValueError(f"{name} tells of pairs, and there are none: give a pairs_file")
+    of_pairs = given(data, ("noisy_column", "clean_column", "pairs_last", "pairs_share"))
+    if of_pairs and not data.pairs_file:
+        raise ValueError(f"{of_pairs[0]} tells of pairs, and there are none: give a pairs_file")
     if data.pairs_share == 1 and noise.noise != "fixed":
         raise ValueError(
             "pairs_share 1 leaves nothing to make noisy, so that noise cannot be controlled: give --noise fixed"
@@ -532,6 +532,12 @@ def check(model, data, noise, training):
     return family, config
 
 
+def given(arguments, names):
+    """Which of the named fields differ from their defaults."""
+    defaults = {f.name: f.default for f in dataclasses.fields(arguments)}
+    return [name for name in names if getattr(arguments, name) != defaults[name]]
+
+
 def check_views(model, noise, family, config):
     """Refuse views of texts that cannot be, that are equal, or that another family would ignore."""
     if not 0 < noise.min_crop <= 1 or not 0 <= noise.word_dropout < 1:
@@ -552,11 +558,9 @@ def check_views(model, noise, family, config):
 
 def check_chunks(model, data, noise, family, config):
     """Refuse fields of the FSQ autoencoder and its language model that cannot be, or that another family would ignore."""
-    chosen = {"token_list_size", "token_list_share", "chunk_temper", "kept_codes"}
-    defaults = {f.name: f.default for f in dataclasses.fields(DataArguments)}
-    for name in sorted(chosen if not family.reads_chunks else ()):
-        if getattr(data, name) != defaults[name]:
-            raise ValueError(f"{name} is for fsq_autoencoder: family {model.family!r} reads no chunks")
+    of_chunks = given(data, ("chunk_temper", "kept_codes", "token_list_share", "token_list_size"))
+    if of_chunks and not family.reads_chunks:
+        raise ValueError(f"{of_chunks[0]} is for fsq_autoencoder: family {model.family!r} reads no chunks")
     if data.with_bytes and "with_bytes" not in family.collator_fields:
         raise ValueError(f"with_bytes is for fsq_autoencoder_lm: family {model.family!r} has no tokens of bytes")
     if family.reads_chunks:
