@@ -66,42 +66,66 @@ class Blocker:
         if name.split(".")[0] == "modeling_textae":
             raise ImportError("the package must not be needed")
 sys.meta_path.insert(0, Blocker())
-import json, torch, transformers
-folder, autos = sys.argv[1], json.loads(sys.argv[2])
-inputs = torch.load(folder + "/inputs.pt", weights_only=True)
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-assert tokenizer.decode(tokenizer("naïve")["input_ids"]) == "naïve"
-result = {}
-for auto in autos:
-    model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
-    result[auto] = type(model).__name__
-    if auto == autos[0]:
-        with torch.no_grad():
-            output = model.eval()(**inputs)
-        torch.save(output[sys.argv[3]], folder + "/output.pt")
-print(json.dumps(result))
+import json, torch, traceback, transformers
+def load(folder, autos, name):
+    inputs = torch.load(folder + "/inputs.pt", weights_only=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert tokenizer.decode(tokenizer("naïve")["input_ids"]) == "naïve"
+    result = {}
+    for auto in autos:
+        model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
+        result[auto] = type(model).__name__
+        if auto == autos[0]:
+            with torch.no_grad():
+                output = model.eval()(**inputs)
+            torch.save(output[name], folder + "/output.pt")
+    return result
+def try_to_load(arguments):
+    try:
+        return load(*arguments)
+    except Exception:
+        return traceback.format_exc()
+print(json.dumps([try_to_load(arguments) for arguments in json.loads(sys.argv[1])]))
 """
 
 
-@pytest.mark.parametrize("case", cases(expensive=True))
-def test_remote_code_loads_without_the_package(case, tmp_path):
-    model, inputs = case.model(), case.inputs(TEXTS)
-    model.save_pretrained(tmp_path)
-    case.tokenizer_class().save_pretrained(tmp_path)
-    torch.save(inputs, tmp_path / "inputs.pt")
-    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+def autos_of(folder, case):
+    """The Auto classes by which a folder's model can be had, the case's own first, and the classes that they give."""
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     autos = [case.auto_class.__name__] + [a for a in auto_map if a not in ("AutoConfig", "AutoTokenizer")]
-    script = tmp_path / "load.py"
+    return {auto: auto_map[auto].split(".")[1] for auto in autos}
+
+
+@pytest.fixture(scope="module")
+def loaded_as_remote_code(tmp_path_factory):
+    """Of every case its folder and what one process without the package, which takes seconds to start, loads from there."""
+    home = tmp_path_factory.mktemp("remote")
+    every = [param.values[0] for param in cases()]
+    arguments = []
+    for case in every:
+        folder = home / case.name
+        case.model().save_pretrained(folder)
+        case.tokenizer_class().save_pretrained(folder)
+        torch.save(case.inputs(TEXTS), folder / "inputs.pt")
+        arguments.append((str(folder), list(autos_of(folder, case)), case.output))
+    script = home / "load.py"
     script.write_text(REMOTE)
-    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
+    environment = {"HF_HOME": str(home / "home"), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(home)}
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), json.dumps(autos), case.output],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, check=False,
+        [sys.executable, str(script), json.dumps(arguments)],
+        capture_output=True, text=True, env=environment, cwd=home, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     loaded = json.loads(done.stdout.splitlines()[-1])
-    assert {auto: auto_map[auto].split(".")[1] for auto in autos} == loaded
-    torch.testing.assert_close(torch.load(tmp_path / "output.pt"), forward(model, inputs)[case.output])
+    return {case.name: (home / case.name, found) for case, found in zip(every, loaded, strict=True)}
+
+
+@pytest.mark.parametrize("case", cases())
+def test_remote_code_loads_without_the_package(case, loaded_as_remote_code):
+    folder, loaded = loaded_as_remote_code[case.name]
+    assert loaded == autos_of(folder, case)
+    model = case.model_class.from_pretrained(folder).eval()
+    torch.testing.assert_close(torch.load(folder / "output.pt"), forward(model, case.inputs(TEXTS))[case.output])
 
 
 @pytest.mark.parametrize("case", cases())

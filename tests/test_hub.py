@@ -32,19 +32,20 @@ if sys.argv[2] == "without":
 else:
     import modeling_textae
     trust = {}
-import torch, transformers
-tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1], **trust)
-model = getattr(transformers, sys.argv[4]).from_pretrained(sys.argv[1], **trust).eval()
-assert (type(model).__module__.split(".")[0] == "modeling_textae") == (sys.argv[2] == "with")
-with torch.no_grad():
-    output = model(**tokenizer(sys.argv[3], return_tensors="pt"))
-embedding = next(output[name] for name in OUTPUTS if name in output)
-print(embedding.float().flatten().tolist())
+import json, torch, transformers
+def load(name, auto):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **trust)
+    model = getattr(transformers, auto).from_pretrained(name, **trust).eval()
+    assert (type(model).__module__.split(".")[0] == "modeling_textae") == (sys.argv[2] == "with")
+    with torch.no_grad():
+        output = model(**tokenizer(sys.argv[3], return_tensors="pt"))
+    return next(output[name] for name in OUTPUTS if name in output).float().flatten().tolist()
+print(json.dumps([load(name, auto) for name, auto in json.loads(sys.argv[1]).items()]))
 """.replace("OUTPUTS", str(OUTPUTS))
 
 
-def load_by_name(name, package, text, endpoint, home, auto="AutoModel"):
-    """Embedding of a text, or its scores, by a model that a fresh process loads from a Hub by name."""
+def load_by_name(autos, package, text, endpoint, home):
+    """Embedding of a text, or its scores, by each model that a fresh process loads from a Hub by name and Auto class."""
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
@@ -52,11 +53,11 @@ def load_by_name(name, package, text, endpoint, home, auto="AutoModel"):
         "NO_PROXY": "127.0.0.1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, name, package, text, auto],
+        [sys.executable, "-c", LOAD, json.dumps(autos), package, text],
         capture_output=True, text=True, env=environment, cwd=home, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    return [torch.tensor(found) for found in json.loads(done.stdout.splitlines()[-1])]
 
 
 @pytest.mark.parametrize("package", ["with", "without"])
@@ -69,7 +70,7 @@ def test_models_load_by_name_from_a_hub(package, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     with serve({"org/encodzall": folder}) as endpoint:
-        found = load_by_name("org/encodzall", package, TEXTS[1], endpoint, home)
+        (found,) = load_by_name({"org/encodzall": "AutoModel"}, package, TEXTS[1], endpoint, home)
     with torch.no_grad():
         expected = model.model(**tokenizer(TEXTS[1], return_tensors="pt")).pooler_output[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
@@ -82,7 +83,7 @@ def test_a_trained_tokenizer_and_its_language_model_load_without_the_package(tmp
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     with serve({"org/fsq": folder}) as endpoint:
-        found = load_by_name("org/fsq", "without", TEXT[:60], endpoint, home, "AutoModelForCausalLM")
+        (found,) = load_by_name({"org/fsq": "AutoModelForCausalLM"}, "without", TEXT[:60], endpoint, home)
     with torch.no_grad():
         expected = model(**tokenizer(TEXT[:60], return_tensors="pt")).logits.flatten()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -91,17 +92,18 @@ def test_a_trained_tokenizer_and_its_language_model_load_without_the_package(tmp
 def test_cards_are_staged_with_their_code_and_load_as_remote_code(tmp_path):
     names = sorted(path.parent.name for path in CARDS.glob("*/config.json"))
     assert cards.main(["stage", str(CARDS), str(tmp_path / "hub")]) == 0
+    # Where a card's model writes, all of it is loaded: the autoencoder beneath reads chunks, not texts.
+    write = {name for name in names if cards.saved_class(CARDS / name).__name__.endswith("ForCausalLM")}
+    autos = {name: AutoModelForCausalLM if name in write else AutoModel for name in names}
     for name in names:
-        folder = tmp_path / "hub" / name
-        assert (folder / "README.md").is_file()
+        assert (tmp_path / "hub" / name / "README.md").is_file()
         assert not list((CARDS / name).glob("*.py"))
-        home = tmp_path / f"home-{name}"
-        home.mkdir()
-        # Where a card's model writes, all of it is loaded: the autoencoder beneath reads chunks, not texts.
-        writes = cards.saved_class(CARDS / name).__name__.endswith("ForCausalLM")
-        auto = AutoModelForCausalLM if writes else AutoModel
-        found = load_by_name(str(folder), "without", TEXTS[1], "http://127.0.0.1:9", home, auto.__name__)
-        model, tokenizer = auto.from_pretrained(CARDS / name).eval(), AutoTokenizer.from_pretrained(CARDS / name)
+    home = tmp_path / "home"
+    home.mkdir()
+    staged = {str(tmp_path / "hub" / name): autos[name].__name__ for name in names}
+    loaded = load_by_name(staged, "without", TEXTS[1], "http://127.0.0.1:9", home)
+    for name, found in zip(names, loaded, strict=True):
+        model, tokenizer = autos[name].from_pretrained(CARDS / name).eval(), AutoTokenizer.from_pretrained(CARDS / name)
         with torch.no_grad():
             output = model(**tokenizer(TEXTS[1], return_tensors="pt"))
         expected = next(output[name] for name in OUTPUTS if name in output)

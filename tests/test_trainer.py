@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from model_cases import cta_config, encodzall_config, mlm_encoder_config
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
-from training_run import TEXTS, summary, train
+from training_run import TEXTS, exit_codes, summary, train
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerState, TrainingArguments
 
 import modeling_textae as textae
@@ -22,17 +23,27 @@ from modeling_textae.training.trainer import TextAETrainer
 HERE = Path(__file__).parent
 
 
-def run(output_dir, processes=1, check=True, **arguments):
-    """Train in a process of its own, or in several."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+def run(output_dir, processes=1, **arguments):
+    """Train in a process of its own, or in several, and give what it wrote."""
+    codes = exit_codes(str(output_dir), processes, arguments)
+    assert not any(codes), "".join(path.read_text() for path in Path(output_dir).glob("error-*.txt"))
+    return json.loads((Path(output_dir) / "summary.json").read_text())
+
+
+def run_under_torchrun(output_dir, processes, **arguments):
+    """The same as a user starts it."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     done = subprocess.run(
         [sys.executable, *launcher, str(HERE / "training_run.py"), str(output_dir), json.dumps(arguments)],
         capture_output=True, text=True, cwd=HERE, check=False,
     )  # fmt: skip
-    if check:
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads((Path(output_dir) / "summary.json").read_text())
-    return done.returncode
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((Path(output_dir) / "summary.json").read_text())
+
+
+def kill(output_dir, **arguments):
+    """Train in a process that dies after seven steps."""
+    assert exit_codes(str(output_dir), 1, arguments | {"kill_at": 7}) == [-signal.SIGKILL]
 
 
 def assert_same_run(first, second, **tolerance):
@@ -71,7 +82,7 @@ def test_the_rate_follows_the_controllers_formula(straight):
 
 
 def test_a_killed_run_resumes_in_mid_epoch_to_the_very_same_losses(straight, tmp_path):
-    assert run(tmp_path, check=False, kill_at=7, dropout=0.1) == -9
+    kill(tmp_path, dropout=0.1)
     (tmp_path / "checkpoint-6").mkdir()  # one whose writing the kill cut short
     (tmp_path / "checkpoint-6" / "trainer_state.json").write_text('{"global_st')
     resumed = run(tmp_path, resume=True, dropout=0.1)
@@ -84,7 +95,7 @@ def test_tokens_train_resume_and_spread_over_ranks_alike(tmp_path, family):
     straight = summary(train(tmp_path / "straight", **settings))
     assert straight["logs"][-1]["loss"] < straight["logs"][0]["loss"]
     assert len({log["noise_rate"] for log in straight["logs"]}) > 5  # the PID loop drives the noise
-    assert run(tmp_path / "killed", check=False, kill_at=7, **settings) == -9
+    kill(tmp_path / "killed", **settings)
     assert_same_run(run(tmp_path / "killed", resume=True, **settings), straight)
     two = run(tmp_path / "two", processes=2, batch_size=2, accumulation=2, max_steps=6, family=family)
     one = summary(train(tmp_path / "one", batch_size=4, accumulation=2, max_steps=6, family=family))
@@ -105,7 +116,7 @@ def test_tokens_train_resume_and_spread_over_ranks_alike(tmp_path, family):
 def test_models_with_statistics_and_language_models_resume_and_spread_over_ranks_alike(tmp_path, family):
     straight = summary(train(tmp_path / "straight", family=family))
     assert straight["logs"][-1]["loss"] < straight["logs"][0]["loss"]
-    assert run(tmp_path / "killed", check=False, kill_at=7, family=family) == -9
+    kill(tmp_path / "killed", family=family)
     assert_same_run(run(tmp_path / "killed", resume=True, family=family), straight)
     if family in ("fsq_autoencoder_vq", "abstractinator_codes"):
         return  # its codebook starts from what one rank sees first
@@ -123,7 +134,7 @@ def test_four_times_four_equals_sixteen(tmp_path, optimizer):
 
 
 def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
-    two = run(tmp_path / "two", processes=2, batch_size=2, accumulation=2, max_steps=6)
+    two = run_under_torchrun(tmp_path / "two", processes=2, batch_size=2, accumulation=2, max_steps=6)
     one = run(tmp_path / "one", batch_size=4, accumulation=2, max_steps=6)
     assert_same_run(two, one, rel=5e-4, abs=1e-5)
     assert len({log["noise_rate"] for log in one["logs"]}) > 3
