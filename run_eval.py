@@ -76,6 +76,7 @@ from modeling_textae.evaluation.plots import plot_packing, plot_training
 from modeling_textae.evaluation.rate_distortion import compressor_rows, rate_distortion, token_rate_distortion
 from modeling_textae.evaluation.reconstruction import reconstruction_report, reconstruction_rows
 from modeling_textae.evaluation.report import figure, report_file, table, write_report
+from modeling_textae.evaluation.segments import run_report as segment_report
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.evaluation.tokens import (
     byte_accuracy,
@@ -317,6 +318,11 @@ def reconstruct(arguments):
         refuse(arguments, ("batch_size",), "models that are run on whole passages")
         figures, lines = codebook_report(*load(arguments.checkpoint, saved_class(arguments.checkpoint)), passages)
         return figures, "\n".join([head, "", *lines])
+    if family == AbstractinatorConfig.model_type:
+        refuse(arguments, ("control", "rates"), "families that hide what is to be told")
+        refuse(arguments, ("batch_size",), "models that are run on whole passages")
+        figures, lines = segment_report(*load(arguments.checkpoint, saved_class(arguments.checkpoint)), passages)
+        return figures, "\n".join([head, "", *lines])
     if family == CtaConfig.model_type:
         refuse(arguments, ("control", "rates"), "families that hide what is to be told")
         figures, lines = token_report(*load(arguments.checkpoint), passages, batch_size=arguments.batch_size)
@@ -327,7 +333,8 @@ def reconstruct(arguments):
     if arguments.control:
         results["control"] = reconstruction_report(*load(arguments.control), passages, **measure, generate=False)
     rows = reconstruction_rows(results)
-    return results, f"{head} Latents rounded to int8.\n\n{table(rows, ['figure', *results])}"
+    rounded = " Latents rounded to int8." if "latents" in results["model"] else ""
+    return results, f"{head}{rounded}\n\n{table(rows, ['figure', *results])}"
 
 
 def answered_questions(arguments):

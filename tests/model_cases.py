@@ -371,6 +371,18 @@ CASES = [
         family_files=ENCODZALL_FILES,
     ),
     ModelCase(
+        name="encodzall-byte-memory",
+        model_class=textae.EncodzallForConditionalGeneration,
+        auto_class=AutoModelForSeq2SeqLM,
+        tokenizer_class=textae.EncodzallTokenizer,
+        config=lambda **fields: encodzall_config(**{"byte_memory": True} | fields),
+        inputs=encodzall_training_inputs,
+        output="logits",
+        output_mask=lambda inputs, output: inputs["labels"] != -100,
+        loss_parts=("sequence_loss",),
+        family_files=ENCODZALL_FILES,
+    ),
+    ModelCase(
         name="encodzall-sequence-classification",
         model_class=textae.EncodzallForSequenceClassification,
         auto_class=AutoModelForSequenceClassification,

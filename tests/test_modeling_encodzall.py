@@ -207,10 +207,10 @@ def test_hidden_states_and_attentions_are_of_encoder_two(tokenizer):
 # Generation
 
 
-@pytest.fixture(scope="module")
-def trained():
+@pytest.fixture(scope="module", params=[False, True], ids=["words", "words-and-bytes"])
+def trained(request):
     """A model that has learned to copy two texts, so that what it writes is no accident."""
-    model = build(textae.EncodzallForConditionalGeneration).train()
+    model = build(textae.EncodzallForConditionalGeneration, byte_memory=request.param).train()
     collator = EncodzallMaskingCollator(textae.EncodzallTokenizer(), rate=0.0)
     inputs = collator([{"text": text} for text in (TEXTS[1], TEXTS[2])])
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -248,6 +248,36 @@ def test_sampling_follows_the_seed(trained, tokenizer):
         torch.manual_seed(seed)
         drawn.append(generate(trained, tokenizer, ["unseen words"], do_sample=True, temperature=3.0))
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+@torch.no_grad()
+def test_byte_memory_shows_the_decoder_every_byte_where_it_stands(tokenizer):
+    model = build(textae.EncodzallForConditionalGeneration, byte_memory=True)
+    inputs = encode(tokenizer, [TEXTS[1], ""])
+    encoded = model.model(**inputs)
+    plain = model.model(**inputs, output_byte_states=False)
+    memory, mask, positions = encoded.memory()
+    words, length = plain.last_hidden_state.shape[1], inputs["input_ids"].shape[1]
+    assert memory.shape[:2] == mask.shape == positions.shape == (2, words + length)
+    torch.testing.assert_close(memory[:, :words], plain.last_hidden_state)
+    torch.testing.assert_close(memory[:, words:], encoded.byte_states)
+    assert torch.equal(mask[:, words:], inputs["attention_mask"])
+    assert positions[0, words:].tolist() == list(range(length))
+    labels = torch.tensor([[*b"any text", tokenizer.eos_token_id]])
+    logits = model(encoder_outputs=encoded.rows(torch.tensor([0])), labels=labels).logits
+    other = encoded.rows(torch.tensor([0]))
+    other.byte_states = other.byte_states.clone()
+    other.byte_states[0, 3] += 1.0
+    assert (model(encoder_outputs=other, labels=labels).logits - logits).abs().max() > 1e-4
+
+
+def test_a_text_that_does_not_pass_through_its_latents_is_not_stored_as_them(tokenizer):
+    model = build(textae.EncodzallForConditionalGeneration, byte_memory=True)
+    with pytest.raises(ValueError, match="not its latents alone"):
+        model.reconstruct(["a"], tokenizer, stored=True)
+    encoded = model.model(**encode(tokenizer, ["a"]))
+    with pytest.raises(TypeError, match="no bottleneck"):
+        model.latent_bits(encoded.last_hidden_state, encoded.word_mask)
 
 
 def test_a_bare_model_is_served_by_a_pretraining_checkpoint(tmp_path, tokenizer):
@@ -429,6 +459,7 @@ def test_grouped_heads_are_a_quarter_and_a_half():
         ({"row_length": 12}, "below row_length 12"),
         ({"pooling": "median"}, "'median' is unknown"),
         ({"contrastive_loss_weight": 1, "use_memory": False}, "there is no embedding"),
+        ({"byte_memory": True, "use_memory": False}, "the decoder sees nothing"),
         ({"contrastive_scale": 0}, "contrastive_scale 0 must be above 0"),
     ],
 )

@@ -129,7 +129,7 @@ def restored_samples(model, tokenizer, passages, rate, number=3, seed=0):
 
 
 def reconstruction_report(model, tokenizer, passages, rates=(0.1, 0.2, 0.4), batch_size=32, seed=0, generate=True):
-    """All figures of reconstruction, latents rounded as they would be stored.
+    """All figures of reconstruction, latents rounded as they would be stored, where a text is its latents alone.
 
     Args:
         model, tokenizer, passages, batch_size, seed: as of [`teacher_forced`].
@@ -140,12 +140,18 @@ def reconstruction_report(model, tokenizer, passages, rates=(0.1, 0.2, 0.4), bat
         `dict` of figures; see the functions of this module.
     """
     report = {"passages": len(passages), "bytes": sum(len(p.encode("utf-8")) for p in passages)}
+    stored = model.has_bottleneck
+
+    def at_rate(rate):
+        return teacher_forced(model, tokenizer, passages, rate, batch_size, seed, stored)
+
     with in_use(model):
-        report["clean"] = teacher_forced(model, tokenizer, passages, 0.0, batch_size, seed)
-        report["masked"] = {f"{r:g}": teacher_forced(model, tokenizer, passages, r, batch_size, seed) for r in rates}
+        report["clean"] = at_rate(0.0)
+        report["masked"] = {f"{rate:g}": at_rate(rate) for rate in rates}
         if generate:
-            report["free_running"], _ = free_running(model, tokenizer, passages)
-            report["latents"] = latent_rate(model, tokenizer, passages, batch_size)
+            report["free_running"], _ = free_running(model, tokenizer, passages, stored=stored)
+            if stored:
+                report["latents"] = latent_rate(model, tokenizer, passages, batch_size)
     return report
 
 

@@ -41,6 +41,8 @@ class EncodzallConfig(PreTrainedConfig):
             `max_word_length`, since the word decoder needs one place more.
         use_memory (`bool`, defaults to `True`): with `False` the decoder sees zeros instead of the words: a byte
             language model of the decoder's size, the control that tells what its accuracy owes to the words.
+        byte_memory (`bool`, defaults to `False`): whether the sequence decoder attends to every byte as well as to the words:
+            it copies long words and names it has never seen, and its text no longer passes through the words alone.
         pooling (`str`, defaults to `"mean"`): `"mean"`, `"max"` or `"learned_query"`, from bytes to a word's vector.
         text_pooling (`str`, defaults to `"mean"`): `"mean"` or `"learned_query"`, from words to a text's vector.
         word_mask_length (`int`, defaults to 9): bytes that a masked word is assumed to have had, when positions in the
@@ -96,6 +98,7 @@ class EncodzallConfig(PreTrainedConfig):
     max_word_length: int = 12
     row_length: int = 64
     use_memory: bool = True
+    byte_memory: bool = False
     pooling: str = "mean"
     text_pooling: str = "mean"
     word_mask_length: int = 9
@@ -153,6 +156,8 @@ class EncodzallConfig(PreTrainedConfig):
             )
         if self.contrastive_loss_weight and not self.use_memory:
             raise ValueError("without use_memory there is no embedding: leave contrastive_loss_weight at 0")
+        if self.byte_memory and not self.use_memory:
+            raise ValueError("without use_memory the decoder sees nothing: leave byte_memory at False")
         if self.pooling not in ("mean", "max", "learned_query"):
             raise ValueError(f"pooling {self.pooling!r} is unknown: accepted are 'mean', 'max' and 'learned_query'")
         if self.text_pooling not in ("mean", "learned_query"):

@@ -48,6 +48,8 @@ class EncodzallModelOutput(ModelOutput):
         word_positions (`torch.LongTensor` of shape `(batch, words)`): where each word starts, in bytes.
         byte_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of each byte within its word, plus its word's
             vector, with `output_byte_states`; 0 on padding.
+        byte_mask, byte_positions (`torch.LongTensor` of shape `(batch, length)`): of the same, 1 where there is a byte, and where
+            each stands.
         hidden_states, attentions (`tuple`): of encoder 2, where asked for.
     """
 
@@ -56,8 +58,18 @@ class EncodzallModelOutput(ModelOutput):
     word_mask: torch.LongTensor | None = None
     word_positions: torch.LongTensor | None = None
     byte_states: torch.FloatTensor | None = None
+    byte_mask: torch.LongTensor | None = None
+    byte_positions: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+    def memory(self):
+        """What a sequence decoder attends to, `(states, mask, positions)`: the words, and the bytes where there are any."""
+        words = self.last_hidden_state, self.word_mask, self.word_positions
+        if self.byte_states is None:
+            return words
+        of_bytes = self.byte_states, self.byte_mask, self.byte_positions
+        return tuple(torch.cat(pair, 1) for pair in zip(words, of_bytes, strict=True))
 
     def rows(self, rows):
         """The same of some texts of the batch, shape `(n,)`, without hidden states and attentions."""
@@ -434,7 +446,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(self, input_ids=None, attention_mask=None, word_index=None, output_byte_states=False, **kwargs):
+    def forward(self, input_ids=None, attention_mask=None, word_index=None, output_byte_states=None, **kwargs):
         """Encode texts.
 
         Args:
@@ -443,7 +455,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
                 id but `pad_token_id` counts.
             word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokenizer's; by default derived
                 from the ids by the same rule, ids of 256 and above being words of their own.
-            output_byte_states (`bool`, defaults to `False`): return `byte_states`, too.
+            output_byte_states (`bool`, *optional*): return `byte_states`, too; by default the configuration's `byte_memory`.
 
         Returns:
             [`EncodzallModelOutput`]. A text without any byte has one word, of zeros before encoder 2.
@@ -463,14 +475,17 @@ class EncodzallModel(EncodzallPreTrainedModel):
             attention_mask = input_ids != self.config.pad_token_id
         if word_index is None:
             word_index = derive_word_index(input_ids, attention_mask, self.config.max_word_length)
+        if output_byte_states is None:
+            output_byte_states = self.config.byte_memory
         real = (attention_mask != 0) & (word_index >= 0)
         begins, segments, lengths, text, word = flatten_words(word_index, real)
         num_words = int(word.max()) + 1 if len(word) else 1
         cells = text * num_words + word
 
-        # Where each word starts in the text, a masked word taken for one of usual length.
+        # Where each byte stands and each word starts in the text, a masked word taken for one of usual length.
         width = torch.where(input_ids == self.config.mask_token_id, self.config.word_mask_length, 1) * real
-        starts = (width.cumsum(1) - width)[real][begins]
+        byte_positions = width.cumsum(1) - width
+        starts = byte_positions[real][begins]
 
         shape = (len(input_ids), num_words)
         word_mask = starts.new_zeros(shape).flatten().index_fill(0, cells, 1).view(shape)
@@ -505,6 +520,8 @@ class EncodzallModel(EncodzallPreTrainedModel):
             word_mask=word_mask,
             word_positions=word_positions,
             byte_states=byte_states,
+            byte_mask=real.long() if output_byte_states else None,
+            byte_positions=byte_positions if output_byte_states else None,
         )
 
     def encode(self, input_ids, attention_mask=None, word_index=None):
@@ -517,7 +534,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
 
 
 class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
-    """Causal decoder of a whole text, whose every layer attends to all its words.
+    """Causal decoder of a whole text, whose every layer attends to all its words, and with `byte_memory` to all its bytes.
 
     Args:
         config ([`EncodzallConfig`]).
@@ -531,14 +548,14 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, inputs_embeds, memory, word_mask, word_positions, past_key_values=None, decoder_attention_mask=None
+        self, inputs_embeds, memory, memory_mask, memory_positions, past_key_values=None, decoder_attention_mask=None
     ):
         """Decode.
 
         Args:
             inputs_embeds (`torch.Tensor` of shape `(batch, length, hidden_size)`): embedded bytes, shifted by one.
-            memory (`torch.Tensor` of shape `(batch, words, hidden_size)`).
-            word_mask, word_positions (`torch.LongTensor` of shape `(batch, words)`).
+            memory (`torch.Tensor` of shape `(batch, keys, hidden_size)`).
+            memory_mask, memory_positions (`torch.LongTensor` of shape `(batch, keys)`).
             past_key_values (`EncoderDecoderCache`, *optional*).
             decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding, which
                 takes no position.
@@ -554,8 +571,8 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
             positions = (decoder_attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
         cache = None if past_key_values is None else past_key_values.self_attention_cache
         mask = create_causal_mask(self.config, inputs_embeds, decoder_attention_mask, cache)
-        memory_mask = create_bidirectional_mask(self.config, inputs_embeds, word_mask, encoder_hidden_states=memory)
-        rotary, memory_rotary = self.rotary(positions), self.rotary(word_positions)
+        memory_mask = create_bidirectional_mask(self.config, inputs_embeds, memory_mask, encoder_hidden_states=memory)
+        rotary, memory_rotary = self.rotary(positions), self.rotary(memory_positions)
         states = inputs_embeds
         for layer in self.layers:
             states = layer(
@@ -647,6 +664,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
     def __init__(self, config):
         super().__init__(config)
         self.model = EncodzallModel(config)
+        self.has_bottleneck = not config.byte_memory
         self.sequence_decoder = EncodzallSequenceDecoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -673,7 +691,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """Score each byte of a text, given the bytes before it and the words' vectors.
 
         Args:
-            latents (`torch.Tensor` of shape `(batch, words, hidden_size)`).
+            latents (`torch.Tensor` of shape `(batch, words, hidden_size)`): or what else [`EncodzallModelOutput.memory`] gives.
             decoder_input_ids (`torch.LongTensor` of shape `(batch, length)`): the text behind `decoder_start_token_id`.
             word_mask (`torch.LongTensor` of shape `(batch, words)`, *optional*): by default all words count.
             word_positions (`torch.LongTensor` of shape `(batch, words)`, *optional*): where each word starts in the
@@ -756,19 +774,12 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         use_cache = (self.config.use_cache and labels is None and not self.training) if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        memory, word_mask = encoder_outputs.last_hidden_state, encoder_outputs.word_mask
-        logits = self.decode(
-            memory,
-            decoder_input_ids,
-            word_mask,
-            encoder_outputs.word_positions,
-            past_key_values,
-            decoder_attention_mask,
-        )
+        memory, mask, positions = encoder_outputs.memory()
+        logits = self.decode(memory, decoder_input_ids, mask, positions, past_key_values, decoder_attention_mask)
         output = EncodzallOutput(
             logits=logits,
-            latents=memory,
-            word_mask=word_mask,
+            latents=encoder_outputs.last_hidden_state,
+            word_mask=encoder_outputs.word_mask,
             word_positions=encoder_outputs.word_positions,
             past_key_values=past_key_values if use_cache else None,
             hidden_states=encoder_outputs.hidden_states,
@@ -832,8 +843,10 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             `list[str]`, one text for each.
 
         Raises:
-            ValueError: for a text alone.
+            ValueError: for a text alone, and with `stored` where `byte_memory` leads around the latents.
         """
+        if stored and not self.has_bottleneck:
+            raise ValueError("with byte_memory a text is not its latents alone: leave stored at False")
         inputs = tokenizer(listed(texts), padding=True, return_tensors="pt").to(self.device)
         if max_new_tokens is None:
             max_new_tokens = inputs["input_ids"].shape[1] * 5 // 4 + 16
@@ -921,10 +934,8 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         ids, real = (nn.functional.pad(batch[name].to(self.device), (0, 1)) for name in ("input_ids", "attention_mask"))
         labels = ids.masked_fill(real == 0, -100)
         labels[torch.arange(len(ids)), real.sum(1)] = self.config.eos_token_id
-        memory = encoded.rows(rows.to(self.device))
-        logits = self.decode(
-            memory.last_hidden_state, self.shift_right(labels), memory.word_mask, memory.word_positions
-        )
+        memory, mask, positions = encoded.rows(rows.to(self.device)).memory()
+        logits = self.decode(memory, self.shift_right(labels), mask, positions)
         nats = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
         right = (logits.argmax(-1) == labels) | (labels == -100)
         return nats.sum(1).cpu(), right.all(1).cpu()
