@@ -33,8 +33,8 @@ AttentionInterface.register("window", windowed)
 
 
 class NgramLlama(LlamaForCausalLM):
-    """A flat model that reads hashed n-grams beside bytes, as the hierarchical one does; for whole texts alone: after a cache
-    it would not know what came before."""
+    """A flat model that reads hashed n-grams beside bytes, as the hierarchical one does. What these reach back to lives in the
+    model while it writes: one batch at a time."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -44,6 +44,14 @@ class NgramLlama(LlamaForCausalLM):
         proj = self.model.embed_tokens.proj
         with torch.no_grad():  # as the Abstractinator begins
             proj.weight.normal_(std=proj.in_features**-0.5)
+
+    def forward(self, input_ids, past_key_values=None, **kwargs):
+        after = past_key_values is not None and past_key_values.get_seq_length() > 0
+        embed, recent = self.model.embed_tokens, self.recent if after else None
+        if recent is None:
+            recent = input_ids.new_full((len(input_ids), embed.recent), -1)
+        self.recent = torch.cat((recent, input_ids), 1)[:, -embed.recent :]
+        return super().forward(inputs_embeds=embed(input_ids, recent), past_key_values=past_key_values, **kwargs)
 
 
 def flat_config(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, window=128, ngrams=None):

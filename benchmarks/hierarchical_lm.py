@@ -5,14 +5,15 @@ patches, and a flat Llama with windowed attention, on bytes alone and on bytes w
     python benchmarks/hierarchical_lm.py equal $CORPUS     # all of about equally many parameters
     python benchmarks/hierarchical_lm.py tuned $CORPUS     # sizes chosen freely, as many trials for either kind
 
-Rates, and with `tuned` sizes, are chosen by training text held out, which is neither trained nor reported on: each kind (flat,
-flat with n-grams, hierarchical) has the same number of trials, all of the same seconds. The nano shape itself comes from some
-thirty earlier trials of 90 to 120 s on that text. Contexts are 1,024 bytes. `--data_dir` has BLiMP and CUTE as
-`run_eval.py lm --data_dir` reads them. What other configurations or settings have made lies in a folder of its own: nothing old
-is measured as new.
+Rates, and with `tuned` sizes and batches, are chosen by training text held out, which is neither trained nor reported on; all
+trials of a table take the same seconds. `equal` tries the same rates with every model. `tuned` tries twice as many sizes with
+each kind of flat model as with the hierarchical one, whose nano shape comes from some thirty earlier trials of 90 to 120 s on
+that text. Contexts are 1,024 bytes. `--data_dir` has BLiMP and CUTE as `run_eval.py lm --data_dir` reads them. What other
+configurations or settings have made lies in a folder of its own: nothing old is measured as new.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,36 +68,39 @@ EQUAL = {
     "two levels, codes": two_levels(codebook_sizes=[4096, 4096]),
 }
 FLAT_SIZES = {
+    "flat 64 x 4": flat_config(64, 4, 2, 172),
+    "flat 96 x 4": flat_config(96, 4, 3, 256),
     "flat 96 x 6": flat_config(96, 6, 3, 256),
     "flat 128 x 4": flat_config(128, 4, 4, 344),
+    "flat 128 x 4, batches of 2": flat_config(128, 4, 4, 344),
     "flat 128 x 6": flat_config(128, 6, 4, 344),
+    "flat 192 x 4, batches of 2": flat_config(192, 4, 4, 512),
     "flat 192 x 4": flat_config(192, 4, 4, 512),
 }
 FLAT_NGRAMS = {
+    "flat 64 x 2, n-grams": flat_config(64, 2, 2, 172, ngrams=NGRAMS),
+    "flat 96 x 2, n-grams": flat_config(96, 2, 3, 256, ngrams=NGRAMS),
     "flat 96 x 6, n-grams": flat_config(96, 6, 3, 256, ngrams=NGRAMS),
+    "flat 128 x 2, n-grams": flat_config(128, 2, 4, 344, ngrams=NGRAMS),
     "flat 128 x 4, n-grams": flat_config(128, 4, 4, 344, ngrams=NGRAMS),
+    "flat 128 x 4, n-grams, batches of 2": flat_config(128, 4, 4, 344, ngrams=NGRAMS),
     "flat 128 x 4, n-grams, window 32": flat_config(128, 4, 4, 344, window=32, ngrams=NGRAMS),
     "flat 192 x 4, n-grams": flat_config(192, 4, 4, 512, ngrams=NGRAMS),
 }
 HIERARCHIES = {
     "one level, as nano": EQUAL["one level"],
+    "one level, batches of 2": EQUAL["one level"],
     "one level, top 192 x 2": nano(hidden_size=192, num_hidden_layers=2, intermediate_size=384),
     "one level, top 192 x 3": nano(hidden_size=192, num_hidden_layers=3, intermediate_size=384),
-    "one level, two layers down": nano(
-        hidden_size=192, num_hidden_layers=2, intermediate_size=384, expander_layers=[2]
-    ),
 }
-CELLS = EQUAL | FLAT_SIZES | FLAT_NGRAMS | HIERARCHIES
+TABLES = {"equal": (EQUAL,), "tuned": (FLAT_SIZES, FLAT_NGRAMS, HIERARCHIES)}
+CELLS = {name: config for kinds in TABLES.values() for kind in kinds for name, config in kind.items()}
+SMALL_BATCHES = {name: 2 for name in CELLS if name.endswith("batches of 2")}
 
 
 def is_flat(cell):
     """Whether a cell is a flat model."""
     return CELLS[cell].model_type == "llama"
-
-
-def can_write(cell):
-    """Whether a cell goes on from a cache."""
-    return not getattr(CELLS[cell], "ngrams", None)
 
 
 def model_of(cell):
@@ -116,8 +120,8 @@ def tokenizer_of(cell):
 
 
 def output_folder(arguments):
-    """Where the cells of some files, settings and configurations live."""
-    shapes = {name: config.to_diff_dict() for name, config in CELLS.items()}
+    """Where the cells of a table of some files, settings and configurations live."""
+    shapes = {name: config.to_diff_dict() for kind in TABLES[arguments.table] for name, config in kind.items()}
     return RUNS / digest_of(arguments.train_file, arguments.passages, arguments.batch_size, shapes)
 
 
@@ -139,23 +143,24 @@ def train_cell(arguments):
     model = model_of(arguments.cell)
     cell = arguments.cell, arguments.rate, arguments.seconds, arguments.seed
     pad = int(stored["pad"])
-    result = train_for(
-        arguments.seconds, model, rows, pad, arguments.rate, arguments.seed, arguments.batch_size, arguments.cell
-    )
+    batch_size = SMALL_BATCHES.get(arguments.cell, arguments.batch_size)
+    result = train_for(arguments.seconds, model, rows, pad, arguments.rate, arguments.seed, batch_size, arguments.cell)
     Cells(__file__, arguments.output).save(cell, model, result)
 
 
-def training_seconds(models, arguments):
-    """Seconds of a training step of each model on the same passages, all in turn; and the bytes of a step."""
+def training_rates(models, arguments):
+    """Bytes a second of a training step of each model, on batches of its size from the same passages, all in turn."""
     rows, stored = stored_rows(arguments.output / "bytes.npz")
-    batch = batch_of(rows[: arguments.batch_size], int(stored["pad"]))
+    batches = {
+        name: batch_of(rows[: SMALL_BATCHES.get(name, arguments.batch_size)], int(stored["pad"])) for name in models
+    }
 
-    def stepper(model):
+    def stepper(name, model):
         optimizer = MuonWithAdamW(model.train(), 0.0, 0.0)
-        return lambda: training_step(model, optimizer, batch)
+        return lambda: training_step(model, optimizer, batches[name])
 
-    seconds = interleaved_seconds({name: stepper(model) for name, model in models.items()}, rounds=7)
-    return seconds, int((batch["labels"] != -100).sum())
+    seconds = interleaved_seconds({name: stepper(name, model) for name, model in models.items()}, rounds=7)
+    return {name: int((batches[name]["labels"] != -100).sum()) / seconds[name] for name in models}
 
 
 def writing_seconds(models, prompts):
@@ -171,19 +176,20 @@ def writing_seconds(models, prompts):
 
 
 def task_figures(cell, model, arguments):
-    """BLiMP and CUTE of a trained model."""
+    """The share of BLiMP that a trained model gets right, and the mean over CUTE's tasks of the nats of an answer, of which so
+    small a model gives none right."""
     kind = HFLM if is_flat(cell) else HierarchicalAELM
     harness = kind(pretrained=model, tokenizer=tokenizer_of(cell), batch_size=16, max_length=4096, device="cpu")
     found = evaluate(harness, None, list(TASKS), arguments.data_dir, limit=arguments.limit, bootstrap_iters=0)
-    return {task: found["groups"][task]["acc,none"] for task in TASKS}
+    answers = [math.log(row["perplexity,none"]) for task, row in found["results"].items() if task.startswith("cute_")]
+    return {"BLiMP": found["groups"]["blimp"]["acc,none"], "CUTE, nats an answer": float(np.mean(answers))}
 
 
 def show(names, best, cells, results, passages, arguments):
     """Measure trained cells and print the table."""
     prompts = [p.encode()[:PROMPT] for p in passages if len(p.encode()) >= PROMPT][:32]
     first = {name: load_cell(name, cells.folder(*next(c for c in results if c[0] == name))) for name in names}
-    writers = {name: model for name, model in first.items() if can_write(name)}
-    single, many = writing_seconds(writers, prompts[:1]), writing_seconds(writers, prompts)
+    single, many = writing_seconds(first, prompts[:1]), writing_seconds(first, prompts)
     rows = []
     for name in names:
         mine = [cell for cell in results if cell[0] == name]
@@ -201,13 +207,13 @@ def show(names, best, cells, results, passages, arguments):
         row["bytes a segment"] = None
         if not is_flat(name):
             row["bytes a segment"] = segment_figures(models[0], tokenizer_of(name), passages[:100])["bytes_per_segment"]
-        row["writing, B/s"] = WRITTEN / single[name] if name in writers else None
-        row["32 at once, B/s"] = len(prompts) * WRITTEN / many[name] if name in writers else None
-        rows.append(row | {task: float(np.mean([found[task] for found in tasks])) for task in TASKS})
+        row["writing, B/s"] = WRITTEN / single[name]
+        row["32 at once, B/s"] = len(prompts) * WRITTEN / many[name]
+        rows.append(row | {column: float(np.mean([found[column] for found in tasks])) for column in tasks[0]})
     # Last, since it leaves the models in training.
-    seconds, size = training_seconds(first, arguments)
+    rates = training_rates(first, arguments)
     for row in rows:
-        row["training, B/s"] = size / seconds[row["model"]]
+        row["training, B/s"] = rates[row["model"]]
     show_table(RUNS / arguments.table, f"Byte language models: {arguments.table}", rows)
 
 
@@ -226,7 +232,7 @@ def compare(arguments):
         best = cells.best_rates(names, RATES, arguments.trial_seconds)
     else:
         names, best = [], {}  # as many trials for each kind
-        for kind in (FLAT_SIZES, FLAT_NGRAMS, HIERARCHIES):
+        for kind in TABLES["tuned"]:
             trials = cells.run([(name, rate, arguments.trial_seconds, 0) for name in kind for rate in RATES])
             chosen = min(trials, key=lambda row: row["validation nats"])
             names.append(chosen["cell"])

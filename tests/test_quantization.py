@@ -107,6 +107,27 @@ def test_vector_quantizer_equals_the_reference_over_several_steps(rotation):
     torch.testing.assert_close(ours.usage, theirs._codebook.cluster_size[0])
 
 
+@pytest.mark.parametrize("kind", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_every_kind_of_optimizer_is_seen_to_step(kind):
+    torch.manual_seed(0)
+    layer, quantizer = nn.Linear(4, 4), VectorQuantizer(8, 4)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2, **kind)
+    for _ in range(5):
+        codes, _, distances = quantizer(layer(torch.randn(32, 4)), layer.weight)
+        (codes.square().mean() + distances.mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert quantizer.steps == 5  # 1 after the start; the last step's sums wait for the next pass
+
+
+def test_what_a_model_in_training_generates_is_no_statistics():
+    quantizer, parameter = VectorQuantizer(8, 4).train(), nn.Parameter(torch.zeros(1))
+    with torch.no_grad():
+        quantizer(torch.randn(32, 4), parameter)
+    assert not quantizer.steps
+    assert not quantizer.pending_usage.any()
+
+
 def test_rotation_turns_a_vector_to_its_code():
     torch.manual_seed(0)
     vectors, codes = torch.randn(6, 4), torch.randn(6, 4)
@@ -151,9 +172,10 @@ def test_codebook_starts_from_k_means_and_dead_codes_start_anew():
         for pending in (quantizer.pending_usage, quantizer.pending_vectors):
             pending.zero_()
         quantizer.averages[0], quantizer.usage[0] = 0.01 * quantizer.codebook[0], 0.01
-        for _ in range(3):
+    for _ in range(3):
+        with torch.no_grad():
             parameter.add_(1)
-            quantizer(vectors, parameter)
+        quantizer(vectors, parameter)
     # It begins again at a vector that was there, not anywhere.
     assert (vectors - quantizer.codebook[0]).norm(dim=1).min() < 1e-2
     assert quantizer.codebook.abs().max() < 6

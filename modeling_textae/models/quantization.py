@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,9 +18,10 @@ def straight_through(exact, rounded):
 class StepStatistics(nn.Module, ABC):
     """Sums over the training passes of one optimizer step and over all ranks, handed on once, when the next step begins.
 
-    A step has gone by when the parameter that a subclass names has been moved in place, as all optimizers of torch do, so that
-    accumulated micro-batches count as one batch, under any trainer; what writes `parameter.data` goes unseen. Where it is
-    frozen nothing is gathered. Not for checkpointed blocks, which pass twice.
+    A step has gone by when the parameter that a subclass is given has other values than before, so that accumulated
+    micro-batches count as one batch, under any trainer and optimizer. (Its version would not tell: fused optimizers leave it as it
+    is.) Nothing is gathered where it is frozen, or without gradients, as where a model in training generates. Not for
+    checkpointed blocks, which pass twice.
 
     Args:
         shapes (`dict[str, tuple[int]]`): of each sum.
@@ -30,7 +32,7 @@ class StepStatistics(nn.Module, ABC):
         self.sum_names = list(shapes)
         for name, shape in shapes.items():
             self.register_buffer(f"pending_{name}", torch.zeros(shape))
-        self.seen_version = None
+        self.seen = None
 
     @torch.no_grad()
     def reset(self):
@@ -46,16 +48,22 @@ class StepStatistics(nn.Module, ABC):
 
         return super()._apply(moved, recurse)
 
+    def gathers(self, parameter):
+        """Whether a pass is one of training, of a layer that `parameter` belongs to."""
+        return self.training and parameter.requires_grad and torch.is_grad_enabled()
+
+    @torch.no_grad()
     def hand_on(self, parameter):
         """Apply the sums of the last step, if one has gone by since: if the parameter was moved."""
-        if parameter._version != self.seen_version:
+        if self.seen is None or not torch.equal(parameter, self.seen):
             pending = {name: getattr(self, f"pending_{name}") for name in self.sum_names}
             if any(value.any() for value in pending.values()):
                 self.apply_statistics(**pending)
             for value in pending.values():
                 value.zero_()
-            self.seen_version = parameter._version
+            self.seen = parameter.detach().clone()
 
+    @torch.no_grad()
     def gather(self, **sums):
         """Add sums of a training pass, over all ranks."""
         for name, value in sums.items():
@@ -240,7 +248,8 @@ class VectorQuantizer(StepStatistics):
         """
         with torch.autocast(vectors.device.type, enabled=False):
             flat = vectors.reshape(-1, vectors.shape[-1]).float()
-            numbers = self.observe(flat.detach(), parameter) if self.training else self.nearest(flat.detach())
+            find = partial(self.observe, parameter=parameter) if self.gathers(parameter) else self.nearest
+            numbers = find(flat.detach())
             found = self.codebook[numbers]
             codes = rotated(flat, found) if self.rotation else straight_through(flat, found)
             distances = (flat - found).square().sum(1)
@@ -265,15 +274,14 @@ class VectorQuantizer(StepStatistics):
     def observe(self, flat, parameter):
         """Gather the sums of a training pass of vectors, shape `(n, dim)`, and give the nearest codes' numbers, shape `(n,)`;
         the first pass ever starts the codebook."""
-        if not parameter.requires_grad:
-            return self.nearest(flat)
         if not self.steps:
             self.start(flat)
         self.hand_on(parameter)
         numbers = self.nearest(flat)
         usage, sums = self.sums(flat, numbers)
         self.gather(usage=usage, vectors=sums)
-        kept = flat[: len(self.recent)]
+        # Of a pass that has more than can be kept, some from everywhere.
+        kept = flat[torch.linspace(0, len(flat) - 1, min(len(flat), len(self.recent)), device=flat.device).round().long()]
         self.recent.copy_(torch.cat((kept, self.recent[: len(self.recent) - len(kept)])))
         return numbers
 
@@ -365,15 +373,13 @@ class RunningNorm(StepStatistics):
         """
         with torch.autocast(values.device.type, enabled=False):
             values = values.float()
-            if self.training:
-                self.observe(values.detach(), parameter)
+            self.observe(values.detach(), parameter)
             return (values - self.mean) * torch.rsqrt(self.variance + self.eps)
 
     @torch.compiler.disable
-    @torch.no_grad()
     def observe(self, values, parameter):
-        """Gather the sums of a training pass; where the parameter is frozen, so are the statistics."""
-        if parameter.requires_grad:
+        """Gather the sums of a training pass, after the last step's have moved the statistics."""
+        if self.gathers(parameter):
             self.hand_on(parameter)
             self.gather(count=values.new_tensor(len(values)), sum=values.sum(0), squares=values.square().sum(0))
 

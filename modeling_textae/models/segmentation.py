@@ -120,13 +120,12 @@ class SegmentLimit(StepStatistics):
         self.steps.clamp_(min=1)
 
     @torch.compiler.disable
-    @torch.no_grad()
     def observe(self, scores, parameter):
         """Gather the scores of a training pass, shape `(n,)`, after the last step's have moved the limit, if `parameter` was
         moved since."""
-        if parameter.requires_grad:
+        if self.gathers(parameter):
             self.hand_on(parameter)
-            self.gather(scores=torch.histc(scores.float().clamp(*SCORE_RANGE), SCORE_BINS, *SCORE_RANGE))
+            self.gather(scores=torch.histc(scores.detach().float().clamp(*SCORE_RANGE), SCORE_BINS, *SCORE_RANGE))
 
     def apply_statistics(self, scores):
         """Move the limit towards the quantile of a step's scores."""
