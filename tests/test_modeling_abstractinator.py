@@ -4,9 +4,11 @@ import itertools
 import math
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from model_cases import TEXTS, abstractinator_config, abstractinator_inputs, two_levels, with_limits
+from transformers import DynamicCache
 
 import modeling_textae as textae
 import run_eval
@@ -225,6 +227,30 @@ def test_a_given_last_segment_may_be_as_long_as_any(length):
     assert int(output.past_key_values.levels[0].held_count.max()) <= 6
 
 
+@pytest.mark.parametrize("name", ["rise_or_threshold", "white_space", "fixed", "two_levels"])
+@pytest.mark.parametrize("given", [9, 12, 13])
+def test_after_given_segments_the_rule_decides_with_a_cache_and_without(name, given):
+    model = build(CONFIGS[name]())
+    ids = some_ids(2, 30)
+    segments = (torch.arange(30) // 4).expand(2, 30).clone()
+    segments[1] = (torch.arange(30) + 2) // 5
+    with torch.no_grad():
+        output = model(ids[:, :given], segment_ids=segments[:, :given], use_cache=True)
+        found = [output.logits]
+        for place in range(given, 30):
+            output = model(ids[:, place : place + 1], past_key_values=output.past_key_values)
+            found.append(output.logits)
+        segments[:, given:] = -1
+        whole = model(ids, segment_ids=segments).logits
+    torch.testing.assert_close(torch.cat(found, 1), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_numbers_of_segments_rise():
+    model = build(abstractinator_config())
+    with pytest.raises(ValueError, match="numbers of segments rise"):
+        model(torch.tensor([[BOS, *b"to be"]]), segment_ids=torch.tensor([[0, 3, 3, 1, 1, 3]]))
+
+
 def test_training_holds_the_wanted_mean_length():
     model = build(abstractinator_config(target_segment_lengths=[3.0]), textae.AbstractinatorModel).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -345,7 +371,7 @@ def test_both_parts_of_the_two_part_code_are_probabilities():
         total, (ended, whole) = 0.0, all_strings(3)
         for string in ended + whole:
             ids = torch.tensor([[BOS, *string]])
-            one_segment = torch.zeros_like(ids, dtype=torch.bool)
+            one_segment = torch.zeros_like(ids, dtype=torch.bool), torch.ones_like(ids, dtype=torch.bool)
             levels = model.model.autoencoder.analyse(ids, torch.tensor([ids.shape[1]]), one_segment)
             if ids.shape[1] > 1:
                 levels[0].vectors = vectors[2].expand_as(levels[0].vectors)
@@ -453,6 +479,45 @@ def test_generation_reads_given_segments():
         assert not torch.allclose(told, model(ids).logits[:, -1], atol=1e-3)
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generation_goes_beyond_given_segments(use_cache):
+    model = build(abstractinator_config())
+    ids = some_ids(2, 13)
+    options = {"max_new_tokens": 9, "pad_token_id": PAD, "eos_token_id": None, "do_sample": False}
+    options |= {"segment_ids": (torch.arange(13) // 4).expand(2, 13), "attention_mask": torch.ones_like(ids)}
+    options |= {"return_dict_in_generate": True, "output_logits": True, "use_cache": use_cache}
+    found = model.generate(ids, **options)
+    segments = torch.nn.functional.pad(options["segment_ids"], (0, 9), value=-1)
+    with torch.no_grad():
+        whole = model(found.sequences, segment_ids=segments).logits[:, 12:-1]
+    torch.testing.assert_close(torch.stack(found.logits, 1), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_caches_and_padding_that_cannot_be_gone_on_from_are_refused():
+    model, ids = build(abstractinator_config()), some_ids(2, 12)
+    with torch.no_grad():
+        expected = model(ids).logits
+        torch.testing.assert_close(model(ids, past_key_values=DynamicCache(), use_cache=True).logits, expected)
+        full = DynamicCache()
+        full.update(torch.zeros(2, 1, 3, 4), torch.zeros(2, 1, 3, 4), 0)
+        with pytest.raises(TypeError, match="a DynamicCache keeps no segments"):
+            model(ids, past_key_values=full)
+        cache = model(ids, use_cache=True).past_key_values
+        assert not cache.is_croppable
+        with pytest.raises(TypeError, match="cannot be cropped"):
+            cache.crop(3)
+        with pytest.raises(TypeError, match="cannot be reset"):
+            cache.reset()
+        with pytest.raises(ValueError, match="padding beside past_key_values"):
+            model(ids[:, :2], past_key_values=cache, attention_mask=torch.tensor([[1] * 14, [1] * 13 + [0]]))
+        with pytest.raises(TypeError, match="reads no nonsense"):
+            model(ids[:, :2], past_key_values=cache, nonsense=3)
+        with pytest.raises(ValueError, match="id 300 is no token"):
+            model(torch.full((2, 1), 300), past_key_values=cache)
+    with pytest.raises(TypeError, match="reads no output_hidden_states"):
+        model(ids, output_hidden_states=True)
+
+
 def test_a_text_that_has_ended_runs_the_top_no_more():
     model = build(CONFIGS["fixed"]())
     ids = torch.tensor([[BOS, *b"to be"], [BOS, *b"or no"]])
@@ -558,6 +623,23 @@ def test_codes_generate_until_their_end(name):
         build(abstractinator_config()).generate_bytes(["hello"], mode="codes")
 
 
+@pytest.mark.parametrize("name", ["codes", "two_levels"])
+def test_codes_go_on_from_the_segments_that_have_ended(name):
+    """Of those only the transformer is told, as in training; the bytes of a segment that is going on are spelled as they are."""
+    model, prompt = build(CONFIGS[name]()), b"to be or not to be, that"
+    ids = torch.tensor([[BOS, *prompt]])
+    known, codes = model.ended(prompt)
+    with torch.no_grad():
+        cache = model(ids, use_cache=True).past_key_values
+    assert len(codes) == int(cache.top.seen) - 1
+    for (_, lengths), level in zip(known, cache.levels, strict=True):
+        assert int(lengths.sum()) == int(level.seen - 1 - level.held_count)
+    for more in ([], [3], [3, 5, 7]):
+        spelled = model.decode(torch.cat((codes, torch.tensor(more, dtype=torch.long)))[None], known=known)[0].tolist()
+        assert spelled[: len(prompt)] == list(prompt)[: len(spelled)]
+        assert bool(more) == (len(spelled) > len(prompt))
+
+
 # The autoencoder
 
 
@@ -603,8 +685,52 @@ def test_vectors_without_codes_are_decoded_with_their_lengths():
     assert model.decode(encoded.latents, encoded.segment_lengths).shape == (1, 12)
     with pytest.raises(ValueError, match="vectors without segment_lengths"):
         model.decode(encoded.latents)
-    with pytest.raises(TypeError, match="without codes at the top"):
-        model.latent_bits(encoded.latents)
+    with pytest.raises(TypeError, match="the top has no codes"):
+        model.decode(torch.tensor([[1]]))
+    with pytest.raises(ValueError, match="a segment of 500 is too long"):
+        model.decode(encoded.latents, encoded.segment_lengths * 0 + 500)
+    # Eight bits a number, and a length of at most 24.
+    longest, numbers = model.config.max_segment_lengths[0], encoded.latents.shape[1] * encoded.latents.shape[2]
+    lengths = encoded.latents.shape[1] * math.ceil(math.log2(longest))
+    assert model.latent_bits(encoded.latents).tolist() == [numbers * 8 + lengths]
+    assert (model.round_latents(encoded.latents) - encoded.latents).abs().max() <= model.latent_scale().max() * 0.51
+
+
+def test_codes_that_there_are_not_are_refused():
+    model = build(CONFIGS["codes"](), textae.AbstractinatorModel)
+    with pytest.raises(ValueError, match="code 9999 is none: accepted are -1, for no segment, to 63"):
+        model.decode(torch.tensor([[9999]]))
+
+
+def test_a_language_model_is_the_autoencoder_that_it_holds():
+    texts, tokenizer = ["to be or not", "that"], textae.AbstractinatorTokenizer()
+    ids = tokenizer(texts, padding=True, return_tensors="pt")
+    for name in ("codes", "rise_or_threshold"):
+        model = build(CONFIGS[name]())
+        assert model.has_decoder is (name == "codes")
+        encoded = model.encode(ids["input_ids"], ids["attention_mask"])
+        assert torch.equal(encoded.latents, model.model.encode(ids["input_ids"], ids["attention_mask"]).latents)
+        assert torch.equal(model.latent_bits(encoded.latents), model.model.latent_bits(encoded.latents))
+        if name == "codes":
+            assert torch.equal(model.decode(encoded.codes), model.model.decode(encoded.codes))
+            assert model.reconstruct(texts, tokenizer) == model.model.reconstruct(texts, tokenizer)
+        else:
+            with pytest.raises(TypeError, match="without reconstruction_weight"):
+                model.reconstruct(texts, tokenizer)
+
+
+def test_texts_without_a_byte_are_texts():
+    tokenizer = textae.AbstractinatorTokenizer()
+    model = build(CONFIGS["codes"]())
+    assert model(torch.zeros(1, 0, dtype=torch.long)).logits.shape[:2] == (1, 0)
+    assert model.reconstruct([""], tokenizer) == [""]
+    assert model.generate_bytes([]) == []
+    assert len(model.generate_bytes([""], max_new_bytes=3)) == 1
+    with pytest.raises(TypeError, match="texts are a list"):
+        model.generate_bytes("hello")
+    state = torch.get_rng_state()
+    model.generate_bytes(["a"], 2, do_sample=True, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_decoding_follows_the_scores_of_forward():
@@ -616,9 +742,8 @@ def test_decoding_follows_the_scores_of_forward():
         torch.arange(encoded.codes.shape[1]).repeat(2), encoded.segment_lengths.flatten()
     ).view(2, 29)
     ids = torch.cat((torch.full((2, 1), BOS), spelled), 1)
-    levels = model.autoencoder.analyse(
-        ids, torch.full((2,), 30), torch.nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 1))
-    )
+    cuts = torch.nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 1))
+    levels = model.autoencoder.analyse(ids, torch.full((2,), 30), (cuts, torch.ones_like(cuts)))
     levels[0].vectors = encoded.latents
     scores = model.autoencoder.expanders[0].head(model.autoencoder.reconstruction_states(0, levels[0])[0])
     best = scores.argmax(-1)[:, :-1]
@@ -709,6 +834,14 @@ def test_calibration_finds_the_limit_of_a_wanted_length(rule):
     assert reached == pytest.approx(2.5, abs=0.1)
     lengths = segment_figures(model, textae.AbstractinatorTokenizer(), texts)
     assert lengths["bytes_per_segment"] == pytest.approx(reached, rel=0.05)
+    limit = model.model.autoencoder.compressors[0].limit.limit.clone()
+    for same in (datasets.Dataset.from_dict({"text": texts}), [text.encode() for text in texts], iter(texts)):
+        assert model.calibrate_segmentation(same, 2.5) == reached
+        assert torch.equal(model.model.autoencoder.compressors[0].limit.limit, limit)
+    with pytest.raises(ValueError, match="no column 'body'"):
+        model.calibrate_segmentation(datasets.Dataset.from_dict({"text": texts}), 2.5, text_column="body")
+    with pytest.raises(TypeError, match="a int is no text"):
+        model.calibrate_segmentation([3], 2.5)
     with pytest.raises(ValueError, match="mean length of 7 is outside of the bounds 1 to 6"):
         model.calibrate_segmentation(texts, 7)
     with pytest.raises(ValueError, match="nothing to calibrate on"):
@@ -750,6 +883,18 @@ def test_files_come_back_and_take_the_bits_that_are_reported(model, data):
     packed = model.compress(data, stream_length=300, batch_size=2)
     assert model.decompress(packed) == data
     assert 8 * (len(packed) - HEADER.size) <= 1.01 * reported_bits(model, data, 300) + 64
+
+
+def test_what_training_keeps_beside_the_weights_changes_no_file():
+    model = build(abstractinator_config())
+    packed = model.compress(b"to be or not to be")
+    model.train()(some_ids(), labels=some_ids())  # gathers statistics, and nothing more
+    assert model.model.autoencoder.compressors[0].limit.pending_scores.any()
+    assert model.eval().decompress(packed) == b"to be or not to be"
+    other = build(abstractinator_config(max_segment_lengths=[5]))
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="other weights"):
+        other.decompress(packed)
 
 
 def reported_bits(model, data, stream_length):

@@ -3,6 +3,7 @@ reports."""
 
 import hashlib
 import importlib
+import json
 import struct
 import zlib
 
@@ -16,6 +17,7 @@ MAGIC = b"TXAE"
 # Magic, model, bytes, their check sum, bytes of a stream, streams at once; and the check sum of what comes before it.
 HEADER, CHECKED = struct.Struct("<4s8sQIIII"), struct.Struct("<4s8sQIII").size
 WORD = np.dtype("<u4")
+KEPT_BY_TRAINING = ("averages", "frequencies", "recent", "restarts", "steps", "usage")
 
 
 def coder():
@@ -33,10 +35,17 @@ def coder():
     return stream.queue, stream.model.Categorical(perfect=False)
 
 
+# What a configuration says of a file rather than of a model.
+OF_THE_FILE = ("transformers_version", "architectures", "auto_map", "dtype", "_name_or_path", "use_cache")
+
+
 def weights_digest(model):
-    """Eight bytes that tell a model's weights and precision from others'."""
-    digest = hashlib.sha256()
+    """Eight bytes that tell a model's weights, shape and precision from others'; what training keeps beside does not count."""
+    told = {name: value for name, value in model.config.to_diff_dict().items() if name not in OF_THE_FILE}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
+        if name.rpartition(".")[2] in KEPT_BY_TRAINING or ".pending_" in name:
+            continue
         digest.update(name.encode() + str(value.dtype).encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.digest()[:8]

@@ -197,6 +197,12 @@ class LearnedQueryAttention(nn.Module):
         pooled = self.pool(self.value(values), segments, num_segments)
         return self.out(torch.cat((pooled.to(values.dtype), values[ends]), 1))
 
+    def of_rows(self, values, real):
+        """The same of segments in rows, which end with their last value: values of shape `(n, length, size)`, of which those that
+        are `real`, shape `(n, length)`, count; to shape `(n, output_size)`."""
+        pooled = self.pool.pool_rows(self.value(values), real)
+        return self.out(torch.cat((pooled.to(values.dtype), values[:, -1]), 1))
+
 
 # Levels
 
@@ -294,7 +300,7 @@ class ByteSegmentCompressor(nn.Module):
         scores = self.head(states)
         return scores, entropies(scores.detach())
 
-    def forward(self, embeds, symbols, lengths, cuts=None):
+    def forward(self, embeds, symbols, lengths, given=None):
         """Compress.
 
         Args:
@@ -302,10 +308,14 @@ class ByteSegmentCompressor(nn.Module):
             symbols (`torch.LongTensor` of shape `(batch, length)`): what they stand for; on the first level, from 256 on,
                 special.
             lengths (`torch.LongTensor` of shape `(batch,)`): real places, the start included.
-            cuts (`torch.BoolTensor` of shape `(batch, length)`, *optional*): given places that end a segment.
+            given (`tuple` of two `torch.BoolTensor` of shape `(batch, length)`, *optional*): places that end a segment, and
+                places of which somebody has said whether they do; of others the rule decides.
 
         Returns:
             [`CompressedLevel`].
+
+        Raises:
+            ValueError: for given segments that are too long.
         """
         states, kept = self.trunk(embeds)
         scores, values = self.entropies_of(states)
@@ -314,28 +324,33 @@ class ByteSegmentCompressor(nn.Module):
         limited = self.cut_scores_of(values)
         if self.training and self.limit is not None:
             self.limit.observe(limited[:, 1:][real[:, 1:]], self.head.weight)
-        if cuts is None:
-            forced = self.forced(symbols)
-            forced[:, 0] = True
-            cuts = bounded_cuts(self.wanted(limited, symbols), forced, self.shortest, self.longest)
-        else:
-            cuts = self.checked(cuts, lengths)
-        cuts = (cuts | (place == 0)) & real
+        wanted, forced = self.wanted(limited, symbols), self.forced(symbols)
+        longest = self.longest
+        if given is not None:
+            wanted, forced, longest = self.as_given(wanted, forced, *given)
+        forced[:, 0] = True
+        cuts = bounded_cuts(wanted, forced, self.shortest, longest) & real
         completed = cuts.cumsum(1) - 1
         return self.pooled(CompressedLevel(states, kept, scores, values, cuts, completed, lengths, *[None] * 4), real)
 
-    def checked(self, cuts, lengths):
-        """Given cuts, and one at a text's last place where its segment is as long as any may be: the next byte begins another.
+    def as_given(self, wanted, forced, cuts, said):
+        """What [`bounded_cuts`] needs for given segments to end where they were said to, and later ones by the rule; the last
+        one given ends by the rule as well, or as soon as it is as long as any may be.
+
+        Returns:
+            `tuple`: `wanted` and `forced`, and for each place the length of the longest segment that begins there.
 
         Raises:
-            ValueError: for longer segments.
+            ValueError: for given segments that are too long.
         """
         longest, place = self.config.max_segment_lengths[self.level], torch.arange(cuts.shape[1], device=cuts.device)
-        bounded = bounded_cuts(cuts, (place == 0).expand_as(cuts), 1, longest)
-        added = bounded & ~cuts & (place > 0) & (place < lengths[:, None] - 1)
-        if not torch.compiler.is_compiling() and bool(added.any()):
-            raise ValueError(f"a segment is too long: max_segment_lengths accepts up to {longest}")
-        return bounded
+        first = place == 0
+        if not torch.compiler.is_compiling():
+            added = bounded_cuts(cuts, first.expand_as(cuts), 1, longest) & ~cuts & ~first
+            if bool((added & said & nn.functional.pad(said[:, 1:], (0, 1))).any()):
+                raise ValueError(f"a segment is too long: max_segment_lengths accepts up to {longest}")
+        until = torch.where(said, place, 0).amax(1, keepdim=True) + 2 - place
+        return wanted & ~said, forced & ~said | cuts, until.clamp(self.longest, max(longest, self.longest))
 
     def forced(self, symbols):
         """Where a segment ends whatever the rule says: at special tokens of the first level."""
@@ -380,12 +395,8 @@ class ByteSegmentCompressor(nn.Module):
         Returns:
             `tuple`: vectors, shape `(n, code_size)`, and codes, shape `(n,)`, or `None`.
         """
-        count, longest, _ = held.shape
-        real = torch.arange(longest, device=held.device) >= longest - held_count[:, None]
-        row = torch.arange(count, device=held.device)
-        number = torch.where(real, row[:, None], count).flatten()
-        ends = nn.functional.pad((row + 1) * longest - 1, (0, 1))
-        vectors = self.pool(held.flatten(0, 1), number, count + 1, ends)[:-1]
+        longest = held.shape[1]
+        vectors = self.pool.of_rows(held, torch.arange(longest, device=held.device) >= longest - held_count[:, None])
         vectors = self.norm(vectors.float()).to(vectors.dtype)
         if self.quantizer is None:
             return vectors, None
@@ -609,17 +620,17 @@ class HierarchicalAutoencoder(nn.Module):
 
     # All symbols at once
 
-    def analyse(self, ids, lengths, cuts=None):
+    def analyse(self, ids, lengths, given=None):
         """Compress all levels.
 
         Args:
             ids (`torch.LongTensor` of shape `(batch, length)`): `<bos>` first, moved left; lengths (`torch.LongTensor` of shape
-                `(batch,)`); cuts (`torch.BoolTensor`, *optional*): of the first level, as of [`ByteSegmentCompressor`].
+                `(batch,)`); given (`tuple`, *optional*): of the first level, as of [`ByteSegmentCompressor`].
 
         Returns:
             `list[CompressedLevel]`.
         """
-        levels = [self.compressors[0](self.embed(ids), ids, lengths, cuts)]
+        levels = [self.compressors[0](self.embed(ids), ids, lengths, given)]
         for compressor, proj, start in zip(self.compressors[1:], self.inputs, self.starts, strict=True):
             below = levels[-1]
             embeds = with_start(start, proj(below.vectors.to(proj.weight.dtype)))

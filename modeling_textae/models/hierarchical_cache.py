@@ -123,6 +123,19 @@ class HierarchicalCache(Cache):
         super().__init__(layers=[])
         self.levels, self.top, self.read = levels, top, read
 
+    @property
+    def is_croppable(self):
+        """No: segments that have ended are not kept."""
+        return False
+
+    def crop(self, *args, **kwargs):
+        """Raises `TypeError`: what was read cannot be taken back."""
+        raise TypeError("a HierarchicalCache cannot be cropped: segments that have ended are not kept")
+
+    def reset(self):
+        """Raises `TypeError`, as [`crop`]."""
+        raise TypeError("a HierarchicalCache cannot be reset: leave past_key_values out to begin anew")
+
     def get_seq_length(self, layer_idx=0):
         """Tokens of the longest row, the start included."""
         return int(self.levels[0].seen.max())

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin, LlamaConfig
+from transformers import (
+    AutoModel,
+    GenerationMixin,
+    LlamaConfig,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
@@ -29,7 +37,8 @@ from .quantization import StepStatistics
 from .segmentation import SCORE_RANGE, bounded_cuts
 
 END = NUM_BYTES  # the number of the end of a text among what is predicted
-UNREAD = ("output_attentions", "output_hidden_states", "cache_position")  # what transformers hands to every model
+UNREAD = ("cache_position",)  # what transformers hands to every model
+UNANSWERED = ("output_attentions", "output_hidden_states")  # likewise, mostly as False
 IMPOSSIBLE = -1e4  # a score whose probability is 0 in every precision, and yet finite
 
 
@@ -185,14 +194,14 @@ class Arranged:
         ids (`(batch, length)`), lengths (`(batch,)`): real ids, the start included.
         places (`(batch, given length)`): where each given token went.
         labels (`(batch, length)`): -100 where there is none; or `None`.
-        cuts (`(batch, length)`): given places that end a segment; or `None`.
+        given: places that end a segment, and places of which that was said, each of shape `(batch, length)`; or `None`.
     """
 
     ids: torch.Tensor
     lengths: torch.Tensor
     places: torch.Tensor
     labels: torch.Tensor | None
-    cuts: torch.Tensor | None
+    given: tuple | None
 
 
 class AbstractinatorPreTrainedModel(TextAutoencoder):
@@ -240,7 +249,7 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
             [`Arranged`].
 
         Raises:
-            ValueError: for ids that are no token, or labels that are neither a byte nor the end.
+            ValueError: for ids that are no token, labels that are neither a byte nor the end, or numbers of segments that fall.
         """
         config = self.config
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
@@ -249,7 +258,8 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
         ids = moved_left(input_ids, real, config.pad_token_id)
         lengths = real.sum(1)
         # Rows that begin with <bos> have the start already; the others are shifted by one.
-        shift = ((ids[:, :1] != config.bos_token_id) | (lengths[:, None] == 0)).long()
+        first = nn.functional.pad(ids, (0, 1), value=config.pad_token_id)[:, :1]
+        shift = ((first != config.bos_token_id) | (lengths[:, None] == 0)).long()
         source = torch.arange(ids.shape[1] + 1, device=ids.device) - shift
 
         def laid(values, fill):
@@ -262,13 +272,15 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
         places = (real.cumsum(1) - 1 + shift).clamp(min=0)
         if labels is not None:
             labels = laid(moved_left(labels, real, -100), -100)
-        cuts = None
+        given = None
         if segment_ids is not None:
             numbers = laid(moved_left(segment_ids, real, -1), -1)
-            # Whether the last place ends its segment nobody has said.
-            before_last = torch.arange(ids.shape[1], device=ids.device) < (lengths - 1)[:, None]
-            cuts = nn.functional.pad(numbers[:, 1:] != numbers[:, :-1], (0, 1)) & before_last
-        return Arranged(ids, lengths, places, labels, cuts)
+            following, said = nn.functional.pad(numbers[:, 1:], (0, 1), value=-1), numbers >= 0
+            # Whether the last one given ends its segment nobody has said.
+            given = (following != numbers) & said & (following >= 0), said
+            if not torch.compiler.is_compiling() and bool(((following < numbers) & said & (following >= 0)).any()):
+                raise ValueError("numbers of segments rise: segment_ids has one that is below the one before")
+        return Arranged(ids, lengths, places, labels, given)
 
     def check_tokens(self, ids, labels):
         """Refuse ids that are no token, and labels that are never predicted."""
@@ -281,22 +293,25 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
             if len(wrong):
                 raise ValueError(f"label {int(wrong[0])} is never predicted: accepted are bytes, the end and -100")
 
-    def calibrate_segmentation(self, texts, target_length, level=0, batch_size=16, steps=30):
+    def calibrate_segmentation(self, texts, target_length, level=0, batch_size=16, steps=30, text_column="text"):
         """Set the limit of a level's entropies so that its segments have a wanted mean length, bounds on their lengths counted
         in. Training goes on from there towards `target_segment_lengths`.
 
         Args:
-            texts (`list[str]`).
+            texts (`datasets.Dataset`, or an iterable of `str` or `bytes`).
             target_length (`float`): mean symbols in a segment.
             level (`int`, defaults to 0): whose; where several are calibrated, the lowest comes first.
             batch_size (`int`, defaults to 16), steps (`int`, defaults to 30): halvings of the range of limits.
+            text_column (`str`, defaults to `"text"`): of a dataset.
 
         Returns:
             `float`: the mean length that the limit gives on these texts.
 
         Raises:
-            TypeError: where the level's rule has no limit. ValueError: for a length that its bounds exclude, or no text.
+            TypeError: where the level's rule has no limit, or for what is no text. ValueError: for a length that its bounds
+                exclude, a column that the dataset lacks, or no text.
         """
+        texts = encoded_texts(texts, text_column)
         stack = self.base_model.autoencoder
         compressor = stack.compressors[level]
         if compressor.limit is None:
@@ -310,8 +325,9 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
         found = []
         with in_use(self):
             for start in range(0, len(texts), batch_size):
-                rows = [text.encode("utf-8") for text in texts[start : start + batch_size]]
-                ids, mask = padded_prompts(rows, self.config.bos_token_id, self.config.pad_token_id, self.device)
+                ids, mask = padded_prompts(
+                    texts[start : start + batch_size], self.config.bos_token_id, self.config.pad_token_id, self.device
+                )
                 arranged = self.arranged(ids, mask)
                 compressed = stack.analyse(arranged.ids, arranged.lengths)[level]
                 # Segments begin after the start, which is left out.
@@ -381,7 +397,7 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
 
     def __init__(self, config, predicts=False):
         super().__init__(config)
-        self.reconstructs = not predicts or bool(config.reconstruction_weight)
+        self.reconstructs = self.has_decoder = not predicts or bool(config.reconstruction_weight)
         if self.reconstructs and not all(config.codebook_sizes[:-1]):
             raise ValueError("reconstruction through several levels needs codes below the top: give codebook_sizes")
         self.autoencoder = HierarchicalAutoencoder(config, self.reconstructs, predicts)
@@ -392,6 +408,10 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
         """The table of bytes and special tokens."""
         return self.autoencoder.embed.symbols
 
+    def set_input_embeddings(self, value):
+        """Another table of bytes and special tokens."""
+        self.autoencoder.embed.symbols = value
+
     @can_return_tuple
     def forward(self, input_ids, attention_mask=None, segment_ids=None, labels=None, num_items_in_batch=None, **kwargs):
         """Encode texts and score each token, told the code of its segment; with labels, compute the loss.
@@ -400,7 +420,7 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch, length)`).
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding.
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): numbers of the first level's segments,
-                rising; by default the rule decides.
+                rising; by default, and from the first -1 on, the rule decides.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokens, -100 where not asked; shifted here.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*): what sums over labels are divided by; by default their
                 number.
@@ -413,7 +433,7 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
         """
         refuse_unread(kwargs)
         arranged = self.arranged(input_ids, attention_mask, labels, segment_ids)
-        levels = self.autoencoder.analyse(arranged.ids, arranged.lengths, arranged.cuts)
+        levels = self.autoencoder.analyse(arranged.ids, arranged.lengths, arranged.given)
         states, _ = self.autoencoder.reconstruction_states(0, levels[0])
         scores = self.autoencoder.expanders[0].head(states)
         losses = {}
@@ -505,11 +525,11 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
             [`AbstractinatorOutput`] with `latents`, `codes` and `segment_lengths`.
         """
         arranged = self.arranged(input_ids, attention_mask, None, segment_ids)
-        top = self.autoencoder.analyse(arranged.ids, arranged.lengths, arranged.cuts)[-1]
+        top = self.autoencoder.analyse(arranged.ids, arranged.lengths, arranged.given)[-1]
         return AbstractinatorOutput(latents=top.vectors, codes=top.codes, segment_lengths=top.segment_lengths)
 
     @torch.no_grad()
-    def decode(self, codes, segment_lengths=None):
+    def decode(self, codes, segment_lengths=None, known=None):
         """The likeliest texts of top codes.
 
         Args:
@@ -517,19 +537,27 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
                 `encode` gives them in `latents`, of shape `(batch, segments, code_size)`, which must come with their lengths.
             segment_lengths (`torch.LongTensor` of shape `(batch, segments)`, *optional*): of the top segments, 0 beyond the
                 last; by default, and on lower levels, as codes tell.
+            known (`list`, *optional*): of each level, the first symbols, and the lengths of the first segments, of a single text
+                that is to go on: what [`AbstractinatorForCausalLM.ended`] gives.
 
         Returns:
             `torch.LongTensor` of shape `(batch, length)`: bytes, and the padding id from each text's end on.
 
         Raises:
-            TypeError: where the model was made without a way to reconstruct.
-            ValueError: for vectors without lengths.
+            TypeError: where the model was made without a way to reconstruct, or for codes where the top has none.
+            ValueError: for vectors without lengths, codes that there are not, or lengths beyond `max_segment_lengths`.
         """
         if not self.reconstructs:
             raise TypeError("a language model without reconstruction_weight cannot decode codes")
         if codes.ndim == 3 and segment_lengths is None:
             raise ValueError("vectors without segment_lengths do not say where they end: give both, as encode does")
-        stack = self.autoencoder
+        stack, size, longest = self.autoencoder, self.config.codebook_sizes[-1], self.config.max_segment_lengths[-1]
+        if codes.ndim == 2 and not size:
+            raise TypeError("the top has no codes: give the vectors and lengths that encode gives")
+        if codes.ndim == 2 and bool((codes >= size).any()):
+            raise ValueError(f"code {int(codes.max())} is none: accepted are -1, for no segment, to {size - 1}")
+        if segment_lengths is not None and bool((segment_lengths > longest).any()):
+            raise ValueError(f"a segment of {int(segment_lengths.max())} is too long: at most {longest}")
         for number in reversed(range(len(stack.compressors))):
             quantizer, expander = stack.compressors[number].quantizer, stack.expanders[number]
             vectors = codes
@@ -538,15 +566,23 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
             vectors = vectors.to(expander.from_code.weight.dtype)
             if segment_lengths is None:
                 segment_lengths = (expander.length(vectors).argmax(-1) + 1) * (codes >= 0)
-            codes, segment_lengths = self.spell(number, vectors, segment_lengths), None
+            symbols = codes.new_zeros(0)
+            if known is not None:
+                symbols, lengths = known[number]
+                segment_lengths[0, : len(lengths)] = lengths
+                # The segment that was going on has one symbol more at least.
+                begun = len(symbols) - lengths.sum() + 1
+                segment_lengths[0, len(lengths) : len(lengths) + 1].clamp_(min=begun)
+            codes, segment_lengths = self.spell(number, vectors, segment_lengths, symbols), None
         return codes.masked_fill(codes < 0, self.config.pad_token_id)
 
-    def spell(self, number, vectors, segment_lengths):
+    def spell(self, number, vectors, segment_lengths, known):
         """The likeliest symbols of a level, one after the other, told its segments' codes.
 
         Args:
             number (`int`): of the level; vectors (`torch.Tensor` of shape `(batch, segments, code_size)`); segment_lengths
-                (`torch.LongTensor` of shape `(batch, segments)`): 0 beyond the last.
+                (`torch.LongTensor` of shape `(batch, segments)`): 0 beyond the last; known (`torch.LongTensor` of shape `(n,)`):
+                the first symbols, whatever is likeliest.
 
         Returns:
             `torch.LongTensor` of shape `(batch, length)`: -1 beyond a row's end.
@@ -565,6 +601,8 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
             else:
                 symbols = scores.argmax(-1)
                 symbols = torch.where(symbols == END, self.config.eos_token_id, symbols)
+            if place < len(known):
+                symbols = known[place].expand(len(vectors))
             found.append(symbols.where(place < totals, -1))
         return torch.stack(found, 1) if found else totals.new_zeros(len(vectors), 0)
 
@@ -587,20 +625,24 @@ class AbstractinatorModel(AbstractinatorPreTrainedModel):
             found += [tokenizer.decode_bytes(row).decode("utf-8", "replace") for row in ids.cpu()]
         return found
 
-    def latent_bits(self, latents, mask=None, bits=None):
-        """Bits of each text's codes, shape `(batch,)`, as if all were as likely.
+    def latent_scale(self, bits=8):
+        """Eight standard deviations to either side of vectors that are normed, in as many steps as there are levels."""
+        return torch.full((self.autoencoder.code_size,), 16 / 2**bits, device=self.device)
+
+    def latent_bits(self, latents, mask=None, bits=8):
+        """Bits of each text's top segments, shape `(batch,)`: of codes as if all were as likely, with which lengths are told; of
+        vectors their numbers and lengths.
 
         Args:
             latents (`torch.Tensor` of shape `(batch, segments, code_size)`), mask (`torch.Tensor` of shape `(batch, segments)`,
-                *optional*): which are the text's own; by default those that are not 0.
-
-        Raises:
-            TypeError: where the top has no codes.
+                *optional*): which are the text's own; by default those that are not 0; bits (`int`, defaults to 8): for each
+                number of a vector.
         """
-        if not self.config.codebook_sizes[-1]:
-            raise TypeError("without codes at the top there is no number of bits: give codebook_sizes")
         mask = latents.abs().sum(-1) > 0 if mask is None else mask
-        return mask.sum(-1) * math.log2(self.config.codebook_sizes[-1])
+        if self.config.codebook_sizes[-1]:
+            return mask.sum(-1) * math.log2(self.config.codebook_sizes[-1])
+        length_bits = math.ceil(math.log2(self.config.max_segment_lengths[-1]))
+        return super().latent_bits(latents, mask, bits) + mask.sum(-1) * length_bits
 
 
 def next_codes(below, asked, ended=None, end=None):
@@ -633,6 +675,7 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
     def __init__(self, config):
         super().__init__(config)
         self.model = AbstractinatorModel(config, predicts=True)
+        self.has_decoder = self.model.has_decoder
         self.code_transformer = CodeSequenceTransformer(config, self.model.autoencoder.code_size)
         self.gradient_checkpointing = False
         self.post_init()
@@ -662,6 +705,32 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
         """The table of bytes and special tokens."""
         return self.model.get_input_embeddings()
 
+    def set_input_embeddings(self, value):
+        """Another table of bytes and special tokens."""
+        self.model.set_input_embeddings(value)
+
+    # What it is as an autoencoder
+
+    def encode(self, input_ids, attention_mask=None, segment_ids=None):
+        """As of [`AbstractinatorModel`]."""
+        return self.model.encode(input_ids, attention_mask, segment_ids)
+
+    def decode(self, codes, segment_lengths=None, known=None):
+        """As of [`AbstractinatorModel`], where there is a `reconstruction_weight`."""
+        return self.model.decode(codes, segment_lengths, known)
+
+    def reconstruct(self, texts, tokenizer, batch_size=32):
+        """As of [`AbstractinatorModel`], where there is a `reconstruction_weight`."""
+        return self.model.reconstruct(texts, tokenizer, batch_size)
+
+    def latent_scale(self, bits=8):
+        """As of [`AbstractinatorModel`]."""
+        return self.model.latent_scale(bits)
+
+    def latent_bits(self, latents, mask=None, bits=8):
+        """As of [`AbstractinatorModel`]."""
+        return self.model.latent_bits(latents, mask, bits)
+
     @classmethod
     def _supports_default_dynamic_cache(cls):
         # generate() would make one of transformers' own; forward makes a HierarchicalCache.
@@ -685,12 +754,13 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): texts that begin with `<bos>`, or are read as if they
                 did.
-            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding; unread beside a cache,
-                whose new tokens are all real.
+            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 0 on padding; beside a cache all new
+                tokens are real.
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): numbers of the first level's segments,
-                rising; by default the rule decides. The likelihood is one only where whether a segment ends turns on its bytes
-                and those before: segments that begin with a space tell of it before it is read.
-            past_key_values ([`HierarchicalCache`], *optional*): of the tokens before.
+                rising; by default, and from the first -1 on, the rule decides. The likelihood is one only where whether a segment
+                ends turns on its bytes and those before: segments that begin with a space tell of it before it is read.
+            past_key_values ([`HierarchicalCache`], *optional*): of the tokens before; new ones are read one after the other,
+                which takes many times as long as reading a text at once. An empty cache of another kind begins one.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokens, -100 where not asked; shifted here.
             use_cache (`bool`, *optional*): by default outside of training.
             logits_to_keep (`int`, defaults to 0): compute scores of the last so many places only; 0 for all.
@@ -701,18 +771,23 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
             [`AbstractinatorCausalLMOutput`]; beside a cache, [`AbstractinatorStepOutput`].
 
         Raises:
-            ValueError: for ids that are no token, labels that are never predicted, segments that are too long, or labels or
-                segments beside a cache.
+            ValueError: for ids that are no token, labels that are never predicted, segments that are too long, or labels,
+                segments or padding beside a cache.
+            TypeError: for a cache of another kind that is not empty, or arguments that nothing reads.
         """
+        refuse_unread(kwargs)
+        past_key_values = own_cache(past_key_values)
         if past_key_values is not None:
             if labels is not None or segment_ids is not None:
                 raise ValueError("labels and segment_ids are of whole texts: give them without past_key_values")
+            if attention_mask is not None and not bool(attention_mask[:, -input_ids.shape[1] :].all()):
+                raise ValueError("padding beside past_key_values cannot be left out: give rows that are equally long")
+            self.check_tokens(input_ids, None)
             return self.continued(input_ids, past_key_values, logits_to_keep)
-        refuse_unread(kwargs)
         use_cache = not self.training and labels is None if use_cache is None else use_cache
         use_cache = use_cache and not (self.training and self.is_gradient_checkpointing)
         stack, arranged = self.model.autoencoder, self.arranged(input_ids, attention_mask, labels, segment_ids)
-        levels = stack.analyse(arranged.ids, arranged.lengths, arranged.cuts)
+        levels = stack.analyse(arranged.ids, arranged.lengths, arranged.given)
         above, top = self.code_transformer(levels[-1].vectors, use_cache)
         states, all_above, all_kept = stack.predicted(levels, above)
         losses, told = {}, {}
@@ -816,8 +891,12 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, **kwargs):
         """What the cache has not read yet; without one, all."""
         inputs = {"attention_mask": attention_mask, "use_cache": kwargs.get("use_cache"), "logits_to_keep": 1}
+        past_key_values = own_cache(past_key_values)
         if past_key_values is None:
-            return inputs | {"input_ids": input_ids, "segment_ids": kwargs.get("segment_ids")}
+            segments = kwargs.get("segment_ids")
+            if segments is not None:  # of the prompt: what comes after it the rule cuts
+                segments = nn.functional.pad(segments, (0, input_ids.shape[1] - segments.shape[1]), value=-1)
+            return inputs | {"input_ids": input_ids, "segment_ids": segments}
         unread = input_ids[:, past_key_values.read :]
         if not unread.shape[1]:
             raise ValueError("the cache has read all of input_ids already: give at least one token more")
@@ -847,13 +926,17 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
             `list[bytes]`: what comes after each prompt, without the end.
 
         Raises:
-            ValueError: for another mode. TypeError: where the model cannot generate codes.
+            ValueError: for another mode. TypeError: where the model cannot generate codes, or for a text alone.
         """
-        prompts = [prompt.encode("utf-8") if isinstance(prompt, str) else bytes(prompt) for prompt in prompts]
+        prompts = encoded_texts(prompts)
         if mode not in ("bytes", "codes"):
             raise ValueError(f"mode {mode!r} is unknown: accepted are bytes and codes")
         if seed is not None:
-            torch.manual_seed(seed)
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                return self.generate_bytes(prompts, max_new_bytes, mode, do_sample, temperature, top_k, top_p)
+        if not prompts:
+            return []
         sampling = {"do_sample": do_sample} | (
             {"temperature": temperature, "top_k": top_k, "top_p": top_p} if do_sample else {}
         )
@@ -872,21 +955,35 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
         if self.code_transformer.head is None or not self.model.reconstructs:
             raise TypeError("generating codes needs code_weight and reconstruction_weight in the configuration")
         config, quantizer = self.config, self.model.autoencoder.compressors[-1].quantizer
-        ids = torch.tensor([[config.bos_token_id, *prompt]], device=self.device)
-        codes = self.model.encode(ids).codes
-        start = codes.shape[1]
+        known, codes = self.ended(prompt)
+        codes, start = codes[None], len(codes)
         above, cache = self.code_transformer(quantizer.indices_to_codes(codes), use_cache=True)
         rows = self.code_transformer.rows(cache, torch.tensor([start + 1], device=self.device))
         state = above[:, -1]
-        spelled = len(self.model.decode(codes)[0])
         while codes.shape[1] - start < max_new_bytes:
             code = drawn(self.code_transformer.head(state).float(), do_sample, temperature, top_k, top_p)
             if int(code) == config.codebook_sizes[-1]:
                 break
             codes = torch.cat((codes, code[:, None]), 1)
             state = self.code_transformer.step(quantizer.indices_to_codes(code), rows)
-        row = self.model.decode(codes)[0].tolist()[spelled : spelled + max_new_bytes]
+        row = self.model.decode(codes, known=known)[0].tolist()[len(prompt) : len(prompt) + max_new_bytes]
         return bytes_before_end(row, config.eos_token_id)
+
+    def ended(self, text):
+        """What of a text, `bytes`, goes on as it is, whatever comes next: the segments that have ended.
+
+        Returns:
+            `tuple[list, torch.LongTensor]`: of each level its symbols so far and the lengths of its segments that have ended,
+            each of shape `(n,)`; and the codes of those of the top.
+        """
+        ids = torch.tensor([[self.config.bos_token_id, *text]], device=self.device)
+        known, symbols = [], ids[0, 1:]
+        for level in self.model.autoencoder.analyse(ids, torch.tensor([ids.shape[1]], device=self.device)):
+            # The start has ended nothing.
+            count = int(level.completed[0, len(symbols)])
+            known.append((symbols, level.segment_lengths[0, :count]))
+            symbols = level.codes[0, :count]
+        return known, symbols
 
     # Bits
 
@@ -936,10 +1033,45 @@ class AbstractinatorForCausalLM(AbstractinatorPreTrainedModel, GenerationMixin):
 
 
 def refuse_unread(arguments):
-    """Raise `TypeError` for arguments of `forward` that it does not read."""
-    unread = [name for name, value in arguments.items() if value is not None and name not in UNREAD]
-    if unread:
-        raise TypeError(f"forward() reads no {unread[0]}")
+    """Raise `TypeError` for arguments of `forward` that it does not read, or does not answer."""
+    for name, value in arguments.items():
+        if value is not None and name not in UNREAD and (name not in UNANSWERED or value):
+            raise TypeError(f"forward() reads no {name}")
+
+
+def own_cache(cache):
+    """A [`HierarchicalCache`], or `None` for none, or for an empty one of another kind.
+
+    Raises:
+        TypeError: for another kind.
+    """
+    if cache is None or isinstance(cache, HierarchicalCache):
+        return cache
+    if cache.get_seq_length():
+        raise TypeError(
+            f"a {type(cache).__name__} keeps no segments: go on from the past_key_values of this model's output"
+        )
+    return None
+
+
+def encoded_texts(texts, text_column="text"):
+    """Texts, `str` or `bytes`, or a dataset's column of them, as a `list[bytes]`.
+
+    Raises:
+        TypeError: for a text alone, or what is none. ValueError: for a column that the dataset lacks.
+    """
+    columns = getattr(texts, "column_names", None)
+    if columns is not None:
+        if text_column not in columns:
+            raise ValueError(f"the dataset has no column {text_column!r}, only {columns}")
+        texts = texts[text_column]
+    if isinstance(texts, (str, bytes)):
+        raise TypeError("texts are a list: give [text] for one alone")
+    texts = list(texts)
+    for text in texts:
+        if not isinstance(text, (str, bytes)):
+            raise TypeError(f"a {type(text).__name__} is no text: give str or bytes")
+    return [text.encode("utf-8") if isinstance(text, str) else text for text in texts]
 
 
 def kept_places(values, logits_to_keep):
@@ -969,13 +1101,10 @@ def bytes_before_end(row, eos):
 
 
 def drawn(scores, do_sample, temperature, top_k, top_p):
-    """The best choice of each row of scores, shape `(batch, n)`, or one drawn at a temperature out of the `top_k` best, 0 for
-    all, and of those the fewest that hold `top_p` of the probability; shape `(batch,)`."""
+    """The best choice of each row of scores, shape `(batch, n)`, or one drawn, as `generate` draws; shape `(batch,)`."""
     if not do_sample:
         return scores.argmax(-1)
-    scores = scores / temperature
-    if top_k:
-        scores = scores.masked_fill(scores < scores.topk(min(top_k, scores.shape[-1])).values[:, -1:], -math.inf)
-    shares, order = scores.softmax(-1).sort(-1, descending=True)
-    shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0)
-    return order.gather(1, shares.multinomial(1))[:, 0]
+    warpers = [TemperatureLogitsWarper(float(temperature))] if temperature != 1 else []
+    warpers += [TopKLogitsWarper(top_k)] if top_k else []
+    warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    return LogitsProcessorList(warpers)(None, scores).softmax(-1).multinomial(1)[:, 0]

@@ -62,3 +62,11 @@ class LearnedQueryPooling(nn.Module):
         weights = (weights / norm[segments]).to(values.dtype)[..., None]
         pooled = values.new_zeros(num_segments, *heads.shape[1:]).index_add(0, segments, heads * weights)
         return pooled.flatten(1)
+
+    def pool_rows(self, values, real):
+        """The same of segments in rows, in one order whatever the device: values of shape `(n, length, channels)`, of which those
+        that are `real`, a `torch.BoolTensor` of shape `(n, length)`, count; to shape `(n, channels)`."""
+        heads = values.unflatten(-1, self.query.shape)
+        scores = (heads * self.query).sum(-1).float() * heads.shape[-1] ** -0.5
+        weights = scores.masked_fill(~real[..., None], float("-inf")).softmax(1).to(values.dtype)
+        return (heads * weights[..., None]).sum(1).flatten(1)

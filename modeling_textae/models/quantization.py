@@ -19,8 +19,8 @@ class StepStatistics(nn.Module, ABC):
     """Sums over the training passes of one optimizer step and over all ranks, handed on once, when the next step begins.
 
     A step has gone by when the parameter that a subclass is given has other values than before, so that accumulated
-    micro-batches count as one batch, under any trainer and optimizer. (Its version would not tell: fused optimizers leave it as it
-    is.) Nothing is gathered where it is frozen, or without gradients, as where a model in training generates. Not for
+    micro-batches count as one batch, under any trainer and optimizer. (Its version would not tell: fused optimizers leave it
+    as it is.) Nothing is gathered where it is frozen, or without gradients, as where a model in training generates. Not for
     checkpointed blocks, which pass twice.
 
     Args:
@@ -281,7 +281,9 @@ class VectorQuantizer(StepStatistics):
         usage, sums = self.sums(flat, numbers)
         self.gather(usage=usage, vectors=sums)
         # Of a pass that has more than can be kept, some from everywhere.
-        kept = flat[torch.linspace(0, len(flat) - 1, min(len(flat), len(self.recent)), device=flat.device).round().long()]
+        kept = flat[
+            torch.linspace(0, len(flat) - 1, min(len(flat), len(self.recent)), device=flat.device).round().long()
+        ]
         self.recent.copy_(torch.cat((kept, self.recent[: len(self.recent) - len(kept)])))
         return numbers
 

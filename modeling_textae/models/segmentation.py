@@ -63,7 +63,8 @@ def bounded_cuts(wanted, forced, shortest, longest):
 
     Args:
         wanted, forced (`torch.BoolTensor` of shape `(batch, length)`).
-        shortest, longest (`int`): at least 1.
+        shortest, longest (`int`): at least 1; the latter also for each place where a segment may begin, a `torch.LongTensor` of
+            shape `(batch, length)`.
 
     Returns:
         `torch.BoolTensor` of shape `(batch, length)`: places that end a segment.
