@@ -1,5 +1,6 @@
 import pytest
 import torch
+from processes import run as in_processes
 from torch import nn
 from vector_quantize_pytorch import FSQ, VectorQuantize
 
@@ -118,6 +119,45 @@ def test_every_kind_of_optimizer_is_seen_to_step(kind):
         optimizer.step()
         optimizer.zero_grad()
     assert quantizer.steps == 5  # 1 after the start; the last step's sums wait for the next pass
+
+
+def quantized_step(vectors, dead_usage):
+    """A quantizer that has started elsewhere, after a step of vectors in two micro-batches."""
+    torch.manual_seed(1)
+    quantizer, parameter = VectorQuantizer(8, 4, dead_usage=dead_usage), nn.Parameter(torch.zeros(1))
+    quantizer.steps.fill_(1)
+    quantizer.usage[0] = 1e-6
+    for part in vectors.chunk(2):
+        quantizer(part, parameter)
+    with torch.no_grad():
+        parameter.add_(1)
+    quantizer.hand_on(parameter)
+    return quantizer
+
+
+def quantize_as_a_rank(folder, dead_usage):
+    """A step of a rank's part of the vectors, written to a file of its own."""
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    vectors = torch.load(f"{folder}/vectors.pt").chunk(2)[rank]
+    torch.save(quantized_step(vectors, dead_usage).state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("dead_usage", [0, 0.05])
+def test_ranks_move_one_codebook_by_the_sums_of_all(tmp_path, dead_usage):
+    torch.manual_seed(0)
+    vectors = torch.randn(64, 4)
+    torch.save(vectors, tmp_path / "vectors.pt")
+    codes, errors = in_processes(quantize_as_a_rank, str(tmp_path), dead_usage, ranks=2)
+    assert codes == [0, 0], errors
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    whole = quantized_step(vectors, dead_usage)
+    assert bool(whole.restarts) == bool(dead_usage)
+    for name in ("usage", "frequencies", "averages", "codebook", "restarts"):
+        assert torch.equal(first[name], second[name])
+        if not dead_usage:  # else codes start anew from the vectors of one rank
+            torch.testing.assert_close(first[name], getattr(whole, name))
 
 
 def test_what_a_model_in_training_generates_is_no_statistics():

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import datasets
 import pytest
-from model_cases import cta_config, encodzall_config, mlm_encoder_config
+import torch
+from model_cases import abstractinator_config, cta_config, encodzall_config, mlm_encoder_config
 from peft import LoraConfig, get_peft_model
+from processes import run as in_processes
 from torch.utils.data import DataLoader
-from training_run import TEXTS, exit_codes, summary, train
+from training_run import TEXTS, summary, train, write_summary
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerState, TrainingArguments
 
 import modeling_textae as textae
-from modeling_textae.data.collators import EncodzallMaskingCollator
+from modeling_textae.data.collators import EncodzallMaskingCollator, LanguageCollator
 from modeling_textae.data.noise import NoiseRate
 from modeling_textae.data.numbering import NumberedBatchSampler, NumberedDataset, NumberedIterable
 from modeling_textae.training.latents import KlAnnealingCallback
@@ -25,8 +27,8 @@ HERE = Path(__file__).parent
 
 def run(output_dir, processes=1, **arguments):
     """Train in a process of its own, or in several, and give what it wrote."""
-    codes = exit_codes(str(output_dir), processes, arguments)
-    assert not any(codes), "".join(path.read_text() for path in Path(output_dir).glob("error-*.txt"))
+    codes, errors = in_processes(write_summary, str(output_dir), arguments, ranks=processes)
+    assert not any(codes), errors
     return json.loads((Path(output_dir) / "summary.json").read_text())
 
 
@@ -43,7 +45,7 @@ def run_under_torchrun(output_dir, processes, **arguments):
 
 def kill(output_dir, **arguments):
     """Train in a process that dies after seven steps."""
-    assert exit_codes(str(output_dir), 1, arguments | {"kill_at": 7}) == [-signal.SIGKILL]
+    assert in_processes(write_summary, str(output_dir), arguments | {"kill_at": 7})[0] == [-signal.SIGKILL]
 
 
 def assert_same_run(first, second, **tolerance):
@@ -144,6 +146,30 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
 def test_workers_only_delay_the_rate(tmp_path):
     first, second = (summary(train(tmp_path / str(i), workers=2, max_steps=16)) for i in range(2))
     assert_same_run(first, second)
+
+
+def test_codebooks_and_limits_move_under_plain_trainer_as_it_is(tmp_path):
+    """With its default optimizer, which is fused."""
+    torch.manual_seed(0)
+    model = textae.AbstractinatorForCausalLM(abstractinator_config(codebook_sizes=[32]))
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=6,
+        per_device_train_batch_size=4,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    trainer = Trainer(
+        model, arguments, data_collator=LanguageCollator(textae.AbstractinatorTokenizer()),
+        train_dataset=datasets.Dataset.from_dict({"text": TEXTS}),
+    )  # fmt: skip
+    trainer.train()
+    compressor = model.model.autoencoder.compressors[0]
+    # The rate of the first step is 0 or not: what waits for the next pass is one step's or two.
+    assert compressor.quantizer.steps >= 5
+    assert compressor.limit.steps >= 4
 
 
 def test_plain_trainer_trains_and_is_controlled_by_its_logs(tmp_path):

@@ -1,16 +1,11 @@
 """A short training run in this process, or in others of its own, alone or under torchrun; writes what it did as JSON."""
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import sys
-import traceback
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
-from unittest.mock import patch
 
 import datasets
 import torch
@@ -144,50 +139,13 @@ def summary(trainer):
     }
 
 
-def write_summary(output_dir, arguments, environment=None):
+def write_summary(output_dir, arguments):
     """Train and write what came of it: all that a process of its own does."""
-    os.environ.update(environment or {})
-    torch.set_num_threads(1)
-    try:
-        trainer = train(output_dir, **arguments)
-    except BaseException:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        Path(output_dir, f"error-{os.getpid()}.txt").write_text(traceback.format_exc())
-        raise
+    trainer = train(output_dir, **arguments)
     if trainer.is_world_process_zero():
         Path(output_dir, "summary.json").write_text(json.dumps(summary(trainer)))
 
 
-def exit_codes(output_dir, ranks, arguments):
-    """Train in so many new processes and give their exit codes.
-
-    They are forked by a process that has imported what they need and has done nothing else: to import it takes seconds.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with patch.dict(
-        os.environ, PYTHONPATH=os.pathsep.join(sys.path)
-    ):  # its own path is not the server's in this Python
-        forkserver.ensure_running()
-    environments = [{}]
-    if ranks > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        world = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environments = [world | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
-    processes = [
-        context.Process(target=write_summary, args=(output_dir, arguments, {k: str(v) for k, v in environment.items()}))
-        for environment in environments
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=300)
-        process.kill()
-        process.join()
-    return [process.exitcode for process in processes]
-
-
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     write_summary(sys.argv[1], json.loads(sys.argv[2]))
