@@ -7,8 +7,8 @@ patches, and a flat Llama with windowed attention, on bytes alone and on bytes w
 
 Rates, and with `tuned` sizes and batches, are chosen by training text held out, which is neither trained nor reported on; all
 trials of a table take the same seconds. `equal` tries the same rates with every model. `tuned` tries half as many sizes again
-with each kind of flat model as with the hierarchical one, whose nano shape comes from some thirty earlier trials of 90 to 120 s on
-that text. Contexts are 1,024 bytes. `--data_dir` has BLiMP and CUTE as `run_eval.py lm --data_dir` reads them. What other
+with each kind of flat model as with the hierarchical one, whose nano shape comes from some thirty earlier trials of 90 to 120 s
+on that text. Contexts are 1,024 bytes. `--data_dir` has BLiMP and CUTE as `run_eval.py lm --data_dir` reads them. What other
 configurations or settings have made lies in a folder of its own: nothing old is measured as new.
 """
 

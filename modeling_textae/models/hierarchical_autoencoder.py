@@ -5,6 +5,7 @@ Source: the Abstractinator, a hierarchical autoencoder language model; deviation
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -458,7 +459,10 @@ class SymbolEmbedding(nn.Module):
         self.symbols = nn.Embedding(config.vocab_size, config.level_sizes[0])
         self.sizes, self.buckets = list(config.ngram_sizes), config.ngram_buckets
         if self.sizes:
-            self.powers = [pow(self.PRIME, back, 2**40) for back in range(max(self.sizes) + 1)]
+            powers = [pow(self.PRIME, back, 2**40) for back in range(max(self.sizes) + 1)]
+            self.powers = np.array(powers[:-1])
+            self.ends = np.array([size - 1 for size in self.sizes])
+            self.of_size = np.array([size * powers[size] for size in self.sizes])
             self.ngrams = nn.Embedding(config.ngram_buckets, config.ngram_embedding_size)
             self.proj = nn.Linear(config.ngram_embedding_size * len(self.sizes), config.level_sizes[0], bias=False)
 
@@ -475,11 +479,27 @@ class SymbolEmbedding(nn.Module):
             return embeds
         if recent is None:
             recent = ids.new_full((len(ids), self.recent), -1)
-        # The number of a run is a polynomial of its ids, the newest first, modulo 2^40: a sum that longer runs go on with.
         runs = (torch.cat((recent, ids), 1) + 2).unfold(1, max(self.sizes), 1).flip(2)
-        sums = (runs * ids.new_tensor(self.powers[:-1])).cumsum(2)[..., [size - 1 for size in self.sizes]]
-        numbers = (sums + ids.new_tensor([size * self.powers[size] for size in self.sizes])) % 2**40
-        return embeds + self.proj(self.ngrams((numbers ^ (numbers >> 17)) % self.buckets).flatten(2))
+        parts = self.powers, self.ends, self.of_size
+        if can_be_read(ids):  # small arrays are numpy's strength
+            rows = torch.from_numpy(self.rows_of(runs.numpy(), *parts))
+        else:
+            rows = self.rows_of(runs, *(torch.from_numpy(part).to(ids.device) for part in parts))
+        return embeds + self.proj(self.ngrams(rows).flatten(2))
+
+    def rows_of(self, runs, powers, ends, of_size):
+        """The rows of the table for the runs of all sizes that end at each place: arrays of either library.
+
+        Args:
+            runs (shape `(batch, length, longest)`): ids and 2, the newest first; powers (shape `(longest,)`), ends and of_size
+                (shape `(sizes,)`).
+
+        Returns:
+            Numbers of rows, shape `(batch, length, sizes)`.
+        """
+        # The number of a run is a polynomial of its ids modulo 2^40: a sum that longer runs go on with.
+        numbers = ((runs * powers).cumsum(axis=2)[..., ends] + of_size) % 2**40
+        return (numbers ^ (numbers >> 17)) % self.buckets
 
 
 class HierarchicalAutoencoder(nn.Module):

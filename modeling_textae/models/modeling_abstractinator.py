@@ -284,9 +284,11 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
 
     def check_tokens(self, ids, labels):
         """Refuse ids that are no token, and labels that are never predicted."""
-        wrong = ids[(ids < 0) | (ids >= self.config.vocab_size)]
-        if len(wrong):
-            raise ValueError(f"id {int(wrong[0])} is no token: accepted are 0 to {self.config.vocab_size - 1}")
+        if ids.numel():
+            least, most = map(int, ids.aminmax())
+            if least < 0 or most >= self.config.vocab_size:
+                wrong = least if least < 0 else most
+                raise ValueError(f"id {wrong} is no token: accepted are 0 to {self.config.vocab_size - 1}")
         if labels is not None:
             special = (labels == self.config.eos_token_id) | (labels == self.config.bos_token_id) | (labels == -100)
             wrong = labels[~special & ((labels < 0) | (labels >= NUM_BYTES))]
@@ -352,10 +354,9 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
 
     def byte_logits(self, scores):
         """Scores of bytes and the end, shape `(..., 257)`, as scores of all ids; those of others have probability 0."""
-        logits = scores.new_full((*scores.shape[:-1], self.config.vocab_size), IMPOSSIBLE)
-        logits[..., :NUM_BYTES] = scores[..., :NUM_BYTES]
-        logits[..., self.config.eos_token_id] = scores[..., END]
-        return logits
+        between = self.config.eos_token_id - NUM_BYTES
+        others = scores.new_full((*scores.shape[:-1], self.config.vocab_size - NUM_BYTES - 1), IMPOSSIBLE)
+        return torch.cat((scores[..., :NUM_BYTES], others[..., :between], scores[..., END:], others[..., between:]), -1)
 
     def next_symbols(self, labels):
         """What each arranged place is asked for, shape `(batch, length)`: the next label, 256 for the end, -100 for none."""
