@@ -5,11 +5,11 @@ patches, and a flat Llama with windowed attention, on bytes alone and on bytes w
     python benchmarks/hierarchical_lm.py equal $CORPUS     # all of about equally many parameters
     python benchmarks/hierarchical_lm.py tuned $CORPUS     # sizes chosen freely, the best of several
 
-Rates, and with `tuned` sizes and batches, are chosen by training text held out, which is neither trained nor reported on; all
-trials of a table take the same seconds. `equal` tries the same rates with every model. `tuned` tries half as many sizes again
-with each kind of flat model as with the hierarchical one, whose nano shape comes from some thirty earlier trials of 90 to 120 s
-on that text. Contexts are 1,024 bytes. `--data_dir` has BLiMP and CUTE as `run_eval.py lm --data_dir` reads them. What other
-configurations or settings have made lies in a folder of its own: nothing old is measured as new.
+Rates, and with `tuned` sizes and batches, are chosen by training text held out, which is neither trained nor reported on. All
+trials of a table take the same seconds, and each model of `equal`, each kind of `tuned` (flat, flat with n-grams, hierarchical)
+has as many; beside them the nano shape comes from some thirty earlier ones of 90 to 120 s on that text. Contexts are 1,024
+bytes. `--data_dir` has BLiMP and CUTE as `run_eval.py lm --data_dir` reads them. What other configurations or settings have made
+lies in a folder of its own: nothing old is measured as new.
 """
 
 import argparse
@@ -56,6 +56,13 @@ def two_levels(**fields):
     return nano(**twice | fields)
 
 
+def small(size, **fields):
+    """One narrow level and a narrow top."""
+    return nano(
+        level_sizes=[size], level_intermediate_sizes=[2 * size], hidden_size=128, intermediate_size=256, **fields
+    )
+
+
 NGRAMS = {name: getattr(nano(), name) for name in ("ngram_sizes", "ngram_buckets", "ngram_embedding_size")}
 EQUAL = {
     "flat": flat_config(256, 4, 4, 608),
@@ -88,6 +95,8 @@ HIERARCHIES = {
     "one level, batches of 2": EQUAL["one level"],
     "one level, top 192 x 2": nano(hidden_size=192, num_hidden_layers=2, intermediate_size=384),
     "one level, top 192 x 3": nano(hidden_size=192, num_hidden_layers=3, intermediate_size=384),
+    "one level 96 wide, top 128 x 2": small(96),
+    "one level 64 wide, top 128 x 2": small(64),
 }
 TABLES = {"equal": (EQUAL,), "tuned": (FLAT_SIZES, FLAT_NGRAMS, HIERARCHIES)}
 CELLS = {name: config for kinds in TABLES.values() for kind in kinds for name, config in kind.items()}
