@@ -31,7 +31,8 @@ def test_every_recipe_is_valid_and_every_field_reaches_the_run(path, tmp_path):
     arguments = [str(path)]
     if "initial_checkpoint" in fields:
         begun = FAMILIES[fields["family"]].config
-        (tmp_path / "config.json").write_text(json.dumps(getattr(begun, fields["size"])().to_dict(), default=str))
+        config = getattr(begun, fields["size"])(**fields.get("config", {}))
+        (tmp_path / "config.json").write_text(json.dumps(config.to_dict(), default=str))
         arguments += ["--initial_checkpoint", str(tmp_path)]
         fields.pop("initial_checkpoint")
     if fields.pop("train_file", None):
