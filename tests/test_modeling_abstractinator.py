@@ -242,6 +242,8 @@ def test_after_given_segments_the_rule_decides_with_a_cache_and_without(name, gi
             found.append(output.logits)
         segments[:, given:] = -1
         whole = model(ids, segment_ids=segments).logits
+        segments[:, given + 1 :] = 99  # beyond a -1 nobody reads them
+        assert torch.equal(model(ids, segment_ids=segments).logits, whole)
     torch.testing.assert_close(torch.cat(found, 1), whole, atol=1e-4, rtol=1e-4)
 
 

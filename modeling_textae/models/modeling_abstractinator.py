@@ -275,7 +275,11 @@ class AbstractinatorPreTrainedModel(TextAutoencoder):
         given = None
         if segment_ids is not None:
             numbers = laid(moved_left(segment_ids, real, -1), -1)
-            following, said = nn.functional.pad(numbers[:, 1:], (0, 1), value=-1), numbers >= 0
+            # A start that was added has no number; from the first -1 after it on, nothing has.
+            said = numbers >= 0
+            said[:, 1:] = said[:, 1:].long().cumprod(1).bool()
+            numbers = numbers.where(said, -1)
+            following = nn.functional.pad(numbers[:, 1:], (0, 1), value=-1)
             # Whether the last one given ends its segment nobody has said.
             given = (following != numbers) & said & (following >= 0), said
             if not torch.compiler.is_compiling() and bool(((following < numbers) & said & (following >= 0)).any()):
