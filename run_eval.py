@@ -59,7 +59,6 @@ from modeling_textae.evaluation.codebook import (
     rate_rows,
     space_between,
 )
-from modeling_textae.evaluation.codebook import run_report as codebook_report
 from modeling_textae.evaluation.control import control_figures
 from modeling_textae.evaluation.denoising import denoising_rows
 from modeling_textae.evaluation.embedding import n_gram_embedding, similarity_rows
@@ -76,7 +75,7 @@ from modeling_textae.evaluation.plots import plot_packing, plot_training
 from modeling_textae.evaluation.rate_distortion import compressor_rows, rate_distortion, token_rate_distortion
 from modeling_textae.evaluation.reconstruction import reconstruction_report, reconstruction_rows
 from modeling_textae.evaluation.report import figure, report_file, table, write_report
-from modeling_textae.evaluation.segments import run_report as segment_report
+from modeling_textae.evaluation.run_report import run_report
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 from modeling_textae.evaluation.tokens import (
     byte_accuracy,
@@ -93,7 +92,6 @@ from modeling_textae.evaluation.tokens import (
     write_errors,
     write_frequencies,
 )
-from modeling_textae.evaluation.tokens import run_report as token_report
 from modeling_textae.models.autoencoder import check_bits
 from modeling_textae.models.packing import pack_rows
 from modeling_textae.training.recipe import read_recipe_file, unknown_field
@@ -313,19 +311,13 @@ def reconstruct(arguments):
         return masked_tokens(arguments)
     refuse(arguments, ("questions", "train_file"), "the MLM encoder")
     passages, head = held_out_passages(arguments)
-    if family == FsqAutoencoderConfig.model_type:
+    if family != EncodzallConfig.model_type:
         refuse(arguments, ("control", "rates"), "families that hide what is to be told")
-        refuse(arguments, ("batch_size",), "models that are run on whole passages")
-        figures, lines = codebook_report(*load(arguments.checkpoint, saved_class(arguments.checkpoint)), passages)
-        return figures, "\n".join([head, "", *lines])
-    if family == AbstractinatorConfig.model_type:
-        refuse(arguments, ("control", "rates"), "families that hide what is to be told")
-        refuse(arguments, ("batch_size",), "models that are run on whole passages")
-        figures, lines = segment_report(*load(arguments.checkpoint, saved_class(arguments.checkpoint)), passages)
-        return figures, "\n".join([head, "", *lines])
-    if family == CtaConfig.model_type:
-        refuse(arguments, ("control", "rates"), "families that hide what is to be told")
-        figures, lines = token_report(*load(arguments.checkpoint), passages, batch_size=arguments.batch_size)
+        batches = {"batch_size": arguments.batch_size} if family == CtaConfig.model_type else {}
+        if not batches:
+            refuse(arguments, ("batch_size",), "models that are run on whole passages")
+        model, tokenizer = load(arguments.checkpoint, saved_class(arguments.checkpoint))
+        figures, lines = run_report(model, tokenizer, passages, **batches)
         return figures, "\n".join([head, "", *lines])
     rates = arguments.rates or [0.1, 0.2, 0.4]
     measure = {"rates": rates, "batch_size": arguments.batch_size, "seed": arguments.seed}

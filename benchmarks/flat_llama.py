@@ -46,10 +46,9 @@ class NgramLlama(LlamaForCausalLM):
             proj.weight.normal_(std=proj.in_features**-0.5)
 
     def forward(self, input_ids, past_key_values=None, **kwargs):
+        embed = self.model.embed_tokens
         after = past_key_values is not None and past_key_values.get_seq_length() > 0
-        embed, recent = self.model.embed_tokens, self.recent if after else None
-        if recent is None:
-            recent = input_ids.new_full((len(input_ids), embed.recent), -1)
+        recent = self.recent if after else input_ids.new_full((len(input_ids), embed.recent), -1)
         self.recent = torch.cat((recent, input_ids), 1)[:, -embed.recent :]
         return super().forward(inputs_embeds=embed(input_ids, recent), past_key_values=past_key_values, **kwargs)
 

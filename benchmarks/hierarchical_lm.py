@@ -56,11 +56,9 @@ def two_levels(**fields):
     return nano(**twice | fields)
 
 
-def small(size, **fields):
+def small(size):
     """One narrow level and a narrow top."""
-    return nano(
-        level_sizes=[size], level_intermediate_sizes=[2 * size], hidden_size=128, intermediate_size=256, **fields
-    )
+    return nano(level_sizes=[size], level_intermediate_sizes=[2 * size], hidden_size=128, intermediate_size=256)
 
 
 NGRAMS = {name: getattr(nano(), name) for name in ("ngram_sizes", "ngram_buckets", "ngram_embedding_size")}
@@ -100,7 +98,6 @@ HIERARCHIES = {
 }
 TABLES = {"equal": (EQUAL,), "tuned": (FLAT_SIZES, FLAT_NGRAMS, HIERARCHIES)}
 CELLS = {name: config for kinds in TABLES.values() for kind in kinds for name, config in kind.items()}
-SMALL_BATCHES = {name: 2 for name in CELLS if name.endswith("batches of 2")}
 
 
 def is_flat(cell):
@@ -122,6 +119,11 @@ def load_cell(cell, folder):
 def tokenizer_of(cell):
     """What a cell reads with: bytes, either way."""
     return ByteTokenizer() if is_flat(cell) else AbstractinatorTokenizer()
+
+
+def batch_size_of(cell, arguments):
+    """Passages in a step of a cell."""
+    return 2 if cell.endswith("batches of 2") else arguments.batch_size
 
 
 def output_folder(arguments):
@@ -148,7 +150,7 @@ def train_cell(arguments):
     model = model_of(arguments.cell)
     cell = arguments.cell, arguments.rate, arguments.seconds, arguments.seed
     pad = int(stored["pad"])
-    batch_size = SMALL_BATCHES.get(arguments.cell, arguments.batch_size)
+    batch_size = batch_size_of(arguments.cell, arguments)
     result = train_for(arguments.seconds, model, rows, pad, arguments.rate, arguments.seed, batch_size, arguments.cell)
     Cells(__file__, arguments.output).save(cell, model, result)
 
@@ -156,9 +158,7 @@ def train_cell(arguments):
 def training_rates(models, arguments):
     """Bytes a second of a training step of each model, on batches of its size from the same passages, all in turn."""
     rows, stored = stored_rows(arguments.output / "bytes.npz")
-    batches = {
-        name: batch_of(rows[: SMALL_BATCHES.get(name, arguments.batch_size)], int(stored["pad"])) for name in models
-    }
+    batches = {name: batch_of(rows[: batch_size_of(name, arguments)], int(stored["pad"])) for name in models}
 
     def stepper(name, model):
         optimizer = MuonWithAdamW(model.train(), 0.0, 0.0)

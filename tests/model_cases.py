@@ -1,7 +1,7 @@
 """One record a model class: a tiny configuration, seeded inputs, and what the class can do. The common tests run on all."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import (
@@ -358,7 +358,7 @@ CASES = [
         quick=True,
         family_files=ENCODZALL_FILES,
     ),
-    ModelCase(
+    ENCODZALL_SEQ2SEQ := ModelCase(
         name="encodzall-seq2seq",
         model_class=textae.EncodzallForConditionalGeneration,
         auto_class=AutoModelForSeq2SeqLM,
@@ -370,17 +370,10 @@ CASES = [
         loss_parts=("sequence_loss",),
         family_files=ENCODZALL_FILES,
     ),
-    ModelCase(
+    replace(
+        ENCODZALL_SEQ2SEQ,
         name="encodzall-byte-memory",
-        model_class=textae.EncodzallForConditionalGeneration,
-        auto_class=AutoModelForSeq2SeqLM,
-        tokenizer_class=textae.EncodzallTokenizer,
         config=lambda **fields: encodzall_config(**{"byte_memory": True} | fields),
-        inputs=encodzall_training_inputs,
-        output="logits",
-        output_mask=lambda inputs, output: inputs["labels"] != -100,
-        loss_parts=("sequence_loss",),
-        family_files=ENCODZALL_FILES,
     ),
     ModelCase(
         name="encodzall-sequence-classification",

@@ -37,9 +37,8 @@ def run(function, *arguments, ranks=1):
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training_run"])
-    with patch.dict(
-        os.environ, PYTHONPATH=os.pathsep.join(sys.path)
-    ):  # its own path is not the server's in this Python
+    # In this Python the server does not take over the path of modules.
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
         forkserver.ensure_running()
     environments = [{}]
     if ranks > 1:

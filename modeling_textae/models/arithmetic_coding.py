@@ -12,12 +12,12 @@ import torch
 from tqdm.auto import tqdm
 
 from .byte_tokenizer import NUM_BYTES
+from .quantization import StepStatistics
 
 MAGIC = b"TXAE"
 # Magic, model, bytes, their check sum, bytes of a stream, streams at once; and the check sum of what comes before it.
 HEADER, CHECKED = struct.Struct("<4s8sQIIII"), struct.Struct("<4s8sQIII").size
 WORD = np.dtype("<u4")
-KEPT_BY_TRAINING = ("averages", "frequencies", "recent", "restarts", "steps", "usage")
 
 
 def coder():
@@ -43,8 +43,15 @@ def weights_digest(model):
     """Eight bytes that tell a model's weights, shape and precision from others'; what training keeps beside does not count."""
     told = {name: value for name, value in model.config.to_diff_dict().items() if name not in OF_THE_FILE}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    beside = {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, StepStatistics)
+        for name, _ in module.named_buffers()
+        if name not in module.read_in_use
+    }
     for name, value in sorted(model.state_dict().items()):
-        if name.rpartition(".")[2] in KEPT_BY_TRAINING or ".pending_" in name:
+        if name in beside:
             continue
         digest.update(name.encode() + str(value.dtype).encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

@@ -336,7 +336,7 @@ class ByteSegmentCompressor(nn.Module):
 
     def as_given(self, wanted, forced, cuts, said):
         """What [`bounded_cuts`] needs for given segments to end where they were said to, and later ones by the rule; the last
-        one given ends by the rule as well, or as soon as it is as long as any may be.
+        one given goes on until the rule ends it, or as long as any may be.
 
         Returns:
             `tuple`: `wanted` and `forced`, and for each place the length of the longest segment that begins there.

@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from functools import partial
 
 import torch
 from torch import nn
@@ -26,6 +25,8 @@ class StepStatistics(nn.Module, ABC):
     Args:
         shapes (`dict[str, tuple[int]]`): of each sum.
     """
+
+    read_in_use = ()  # the buffers that a pass outside of training reads; others are training's own
 
     def __init__(self, shapes):
         super().__init__()
@@ -187,6 +188,8 @@ class VectorQuantizer(StepStatistics):
     ```
     """
 
+    read_in_use = ("codebook",)
+
     def __init__(self, num_codes, dim, decay=0.99, dead_usage=0.05, rotation=False, num_recent=4096, eps=1e-5):
         super().__init__({"usage": (num_codes,), "vectors": (num_codes, dim)})
         self.decay, self.dead_usage, self.rotation, self.eps = decay, dead_usage, rotation, eps
@@ -248,8 +251,8 @@ class VectorQuantizer(StepStatistics):
         """
         with torch.autocast(vectors.device.type, enabled=False):
             flat = vectors.reshape(-1, vectors.shape[-1]).float()
-            find = partial(self.observe, parameter=parameter) if self.gathers(parameter) else self.nearest
-            numbers = find(flat.detach())
+            exact = flat.detach()
+            numbers = self.observe(exact, parameter) if self.gathers(parameter) else self.nearest(exact)
             found = self.codebook[numbers]
             codes = rotated(flat, found) if self.rotation else straight_through(flat, found)
             distances = (flat - found).square().sum(1)
@@ -352,6 +355,8 @@ class RunningNorm(StepStatistics):
         eps (`float`, defaults to 1e-5): added to the variance.
     """
 
+    read_in_use = ("mean", "variance")
+
     def __init__(self, channels, momentum=0.9, eps=1e-5):
         super().__init__({"count": (), "sum": (channels,), "squares": (channels,)})
         self.momentum, self.eps = momentum, eps
@@ -375,7 +380,8 @@ class RunningNorm(StepStatistics):
         """
         with torch.autocast(values.device.type, enabled=False):
             values = values.float()
-            self.observe(values.detach(), parameter)
+            if self.training:
+                self.observe(values.detach(), parameter)
             return (values - self.mean) * torch.rsqrt(self.variance + self.eps)
 
     @torch.compiler.disable

@@ -101,6 +101,8 @@ class SegmentLimit(StepStatistics):
         decay (`float`, defaults to 0.9): what the limit keeps of itself a step.
     """
 
+    read_in_use = ("limit",)
+
     def __init__(self, target, decay=0.9):
         super().__init__({"scores": (SCORE_BINS,)})
         self.target, self.decay = target, decay
