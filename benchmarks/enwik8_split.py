@@ -2,8 +2,8 @@
 
     python benchmarks/enwik8_split.py enwik8 runs/enwik8
 
-The last 5 MB, on which results are reported, are read by `byte_compression.py --offset 95000000` from the file itself. Records are
-of up to 64 KiB, whole lines as far as these go.
+The last 5 MB, on which results are reported, are read by `byte_compression.py --offset 95000000` from the file itself. Records
+are of up to 64 KiB, whole lines as far as these go.
 """
 
 import argparse

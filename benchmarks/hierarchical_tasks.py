@@ -1,5 +1,5 @@
-"""lm-eval's tasks for a trained Abstractinator and its flat twin, a Llama of as many parameters that reads the same hashed n-grams and
-was trained on the same text for as many seconds of the processor.
+"""lm-eval's tasks for a trained Abstractinator and its flat twin: a Llama of as many parameters that reads the same n-grams
+and was trained on the same text for as many seconds of the processor.
 
     python benchmarks/hierarchical_tasks.py --checkpoint model_cards/abstractinator-nano --data_dir data \\
         --train_file wikipedia.jsonl.xz novels.jsonl.xz --data_file held-out.jsonl.xz
