@@ -29,6 +29,7 @@ import torch
 from datasets import load_dataset
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
@@ -47,6 +48,7 @@ from modeling_textae import (
 )
 from modeling_textae.cards import saved_class
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
+from modeling_textae.data.ocr_noise import OcrNoiseModel
 from modeling_textae.data.pairs import read_pairs
 from modeling_textae.data.text_noise import TextNoise
 from modeling_textae.evaluation.attention_maps import attention_weights, plot_attention
@@ -93,6 +95,7 @@ from modeling_textae.evaluation.tokens import (
     write_frequencies,
 )
 from modeling_textae.models.autoencoder import check_bits
+from modeling_textae.models.noisy_channel import NoisyChannel
 from modeling_textae.models.packing import pack_rows
 from modeling_textae.training.recipe import read_recipe_file, unknown_field
 
@@ -184,8 +187,11 @@ class TokensArguments:
 class DenoiseArguments:
     """A checkpoint, and noisy texts with what they should be."""
 
-    checkpoint: str = field(metadata={"help": "Folder or Hub name of an Encodzall."})
+    checkpoint: str = field(metadata={"help": "Folder or Hub name of an Encodzall, or of an Abstractinator."})
     data_file: str = field(metadata={"help": "json lines, csv or parquet with both texts, also compressed."})
+    noise_model: str | None = field(
+        default=None, metadata={"help": "Of an OcrNoiseModel, with which a language model restores."}
+    )
     noisy_column: str = field(default="noisy", metadata={"help": "Of the texts to restore."})
     clean_column: str = field(
         default="clean", metadata={"help": "Of what they should be; the same as noisy_column for clean texts."}
@@ -196,7 +202,7 @@ class DenoiseArguments:
     first: float = field(default=0.0, metadata={"help": "Share of the records that are left out at the beginning."})
     last: float = field(default=1.0, metadata={"help": "Share of the records up to which they are read."})
     min_gain: list[float] = field(
-        default_factory=list, metadata={"help": "Margins, in nats; by default the checkpoint's own."}
+        default_factory=list, metadata={"help": "Margins, in nats; by default the checkpoint's own, or 0."}
     )
     save_min_gain: bool = field(
         default=False,
@@ -543,22 +549,29 @@ def encoded_rows(tokenizer, texts):
 
 def denoise(arguments):
     """Restore noisy texts and count the errors before and after."""
-    config = AutoConfig.from_pretrained(arguments.checkpoint)
-    if not isinstance(config, EncodzallConfig):
-        raise ValueError(f"denoise needs an Encodzall, and {arguments.checkpoint!r} is a {config.model_type}")
     a = arguments
-    pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
+    config = AutoConfig.from_pretrained(a.checkpoint)
+    if isinstance(config, AbstractinatorConfig):
+        refuse(a, ("save_min_gain",), "an Encodzall")
+        if a.noise_model is None:
+            raise ValueError(f"{a.checkpoint!r} is a language model: it restores with a fitted noise_model")
+        channel = NoisyChannel(
+            load(a.checkpoint, AutoModelForCausalLM)[0], OcrNoiseModel.from_pretrained(a.noise_model)
+        )
+        suggest_edits, min_gain = channel.suggest_edits, 0.0
+    elif isinstance(config, EncodzallConfig):
+        refuse(a, ("noise_model",), "an Abstractinator")
+        model, tokenizer = load(a.checkpoint, AutoModelForSeq2SeqLM)
+        suggest_edits, min_gain = partial(model.suggest_edits, tokenizer=tokenizer), config.min_gain
+    else:
+        raise ValueError(
+            f"denoise needs an Encodzall or an Abstractinator, and {a.checkpoint!r} is a {config.model_type}"
+        )
     if a.save_min_gain and not Path(a.checkpoint).is_dir():
         raise ValueError(f"save_min_gain writes into a folder, and {a.checkpoint!r} is none")
-    model, tokenizer = load(arguments.checkpoint, AutoModelForSeq2SeqLM)
+    pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
     rows, speed = denoising_rows(
-        model,
-        tokenizer,
-        pairs,
-        a.min_gain or [config.min_gain],
-        window=a.window,
-        overlap=a.overlap,
-        batch_size=a.batch_size,
+        suggest_edits, pairs, a.min_gain or [min_gain], window=a.window, overlap=a.overlap, batch_size=a.batch_size
     )
     if a.save_min_gain:
         best = min(rows[1:], key=lambda row: row["character_error_rate"])

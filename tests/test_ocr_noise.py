@@ -233,3 +233,13 @@ def test_no_noise_teaches_nothing():
 def test_occurrences_are_counted_at_every_place():
     found = occurrences_of({("", "a"), ("b", "a"), ("\n", "ab"), ("", "")}, ["abab", "a"])
     assert found == {("", "a"): 3, ("b", "a"): 1, ("\n", "ab"): 1, ("", ""): 7}
+
+
+def test_rates_and_sources_say_what_noise_makes_of_what():
+    counts = {("", "h", "li"): 3, ("t", "h", "li"): 3, ("", "", "."): 2}
+    model = OcrNoiseModel(counts, {("", "h"): 10, ("t", "h"): 5, ("", ""): 50}, [0.0, 0.1])
+    general = 3 / (10 + RUN_WEIGHT)
+    assert model.rate("", "h", "li") == model.rate("s", "h", "li") == pytest.approx(general)
+    assert model.rate("t", "h", "li") == pytest.approx((3 + CONTEXT_WEIGHT * general) / (5 + CONTEXT_WEIGHT))
+    assert model.rate("t", "h", "b") == model.rate("t", "x", "li") == 0
+    assert model.sources == {"li": ["h"], ".": [""]}

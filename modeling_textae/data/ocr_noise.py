@@ -140,6 +140,9 @@ class OcrNoiseModel:
         overlap (`float`, defaults to 0): by what share of themselves edits that are expected of all characters would fall short
             of as high a character error rate, since they overlap and undo each other; of fewer, as many times less.
 
+    Attributes:
+        sources (`dict[str, list[str]]`): of each noisy run, `""` for what was dropped, the clean ones that it was made of.
+
     Example:
 
     ```python
@@ -166,6 +169,10 @@ class OcrNoiseModel:
             rates[context, run] = {
                 t: (own.get(t, 0) + CONTEXT_WEIGHT * rate) / (seen + CONTEXT_WEIGHT) for t, rate in general.items()
             }
+        self.rates, self.sources = rates, {}
+        for context, run, target in sorted(self.counts):
+            if not context:
+                self.sources.setdefault(target, []).append(run)
         # For each length of a run what is known after a character, and what is known of the run alone.
         self.known, self.general = (
             [
@@ -259,6 +266,11 @@ class OcrNoiseModel:
         model = cls(counts, occurrences, quantiles)
         model.overlap = model.trial(texts, seed)
         return model
+
+    def rate(self, context, run, target):
+        """How often a run of clean characters, `""` for an insertion, is read as a target after the character `context`; 0 where
+        that was never seen."""
+        return self.rates.get((context, run), self.rates.get(("", run), {})).get(target, 0.0)
 
     def trial(self, texts, seed):
         """What `overlap` is on these texts."""

@@ -21,14 +21,14 @@ def figures_of(texts, clean):
     }
 
 
-def denoising_rows(model, tokenizer, pairs, gains, show_progress=True, **kwargs):
+def denoising_rows(suggest_edits, pairs, gains, show_progress=True, **kwargs):
     """Error rates of noisy texts as they are and restored, at several margins.
 
     Args:
-        model ([`EncodzallForConditionalGeneration`]), tokenizer.
+        suggest_edits (callable): from texts to [`SuggestedEdit`]s of each, as of [`NoisyChannel`].
         pairs (`list[tuple[str, str]]`): noisy and clean.
         gains (`list[float]`): margins, in nats.
-        show_progress (`bool`, defaults to `True`), kwargs: of `suggest_edits`.
+        show_progress (`bool`, defaults to `True`), kwargs: of it.
 
     Returns:
         `tuple[list[dict], float]`: a row for the noisy texts and one for each margin, with `texts`, `min_gain`, error rates,
@@ -37,7 +37,7 @@ def denoising_rows(model, tokenizer, pairs, gains, show_progress=True, **kwargs)
     """
     noisy, clean = map(list, zip(*pairs, strict=True))
     start = time.perf_counter()
-    found = model.suggest_edits(noisy, tokenizer, show_progress=show_progress, **kwargs)
+    found = suggest_edits(noisy, show_progress=show_progress, **kwargs)
     speed = sum(len(text.encode("utf-8")) for text in noisy) / (time.perf_counter() - start) / 1e3
     before = figures_of(noisy, clean)
     rows = [{"texts": "noisy", **before}]

@@ -1,9 +1,11 @@
 """Restoring noisy texts of any length: windows, what a model would write otherwise in each, and which of that to believe."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import pairwise
+
+from tqdm.auto import trange
 
 # Each word with the white space behind it, as passages are cut; what stands before the first word is a piece of its own.
 PIECES = re.compile(r"\S+\s*|\s+")
@@ -114,6 +116,45 @@ def word_edits(noisy, restored):
             if noisy[a:c] != restored[b:d]:
                 edits.append((a, c, restored[b:d]))
     return edits
+
+
+def listed(texts):
+    """Texts as a list; a text alone, which is a sequence of texts as well, raises `ValueError`."""
+    if isinstance(texts, str):
+        raise ValueError("texts are a list: give [text] for one alone")
+    return list(texts)
+
+
+def edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress):
+    """What is suggested for texts of any length, window by window.
+
+    Args:
+        texts (`list[str]`).
+        edits_of (callable): from a `list[str]` of windows to the [`SuggestedEdit`]s of each.
+        window (`int`), overlap (`int`): bytes that are read at once, and that neighbouring windows have in common; each decides a
+            half.
+        batch_size (`int`): windows at once; show_progress (`bool`).
+
+    Returns:
+        `list[list[SuggestedEdit]]`, by their starts.
+
+    Raises:
+        ValueError: for an overlap that is more than a half of the window, a window below 16 bytes, or a text alone.
+    """
+    if window < 16 or not 0 <= overlap <= window // 2:
+        raise ValueError(f"overlap {overlap} of a window of {window} bytes: accepted are 0 to a half, of 16 or more")
+    texts = listed(texts)
+    found = [[] for _ in texts]
+    every = [(i, part) for i, text in enumerate(texts) for part in windows_of(text, window, overlap)]
+    for start in trange(0, len(every), batch_size, disable=not show_progress, desc="denoising", leave=False):
+        batch = every[start : start + batch_size]
+        for (i, part), edits in zip(batch, edits_of([part.text for _, part in batch]), strict=True):
+            for edit in edits:
+                moved = replace(edit, start=edit.start + part.start, end=edit.end + part.start)
+                middle = (moved.start + moved.end) / 2
+                if part.core[0] <= middle < part.core[1] or middle == part.core[1] == len(texts[i]):
+                    found[i].append(moved)
+    return found
 
 
 def apply_suggested(text, edits, min_gain):

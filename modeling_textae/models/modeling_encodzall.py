@@ -9,7 +9,7 @@ added to every input, as attention to a single vector would add it.
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from .autoencoder import AutoencoderOutput, TextAutoencoder, in_use, label_cross
 from .byte_tokenizer import NUM_BYTES
 from .configuration_encodzall import EncodzallConfig
 from .contrastive import equal_rows, multiple_negatives_loss
-from .denoising import SuggestedEdit, apply_suggested, windows_of, word_edits
+from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, word_edits
 from .packing import pack_rows
 from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
 from .tokenization_encodzall import split_words
@@ -295,13 +295,6 @@ def flatten_words(word_index, real):
     segments = begins.cumsum(0) - 1
     text, word = text[begins], word[begins]
     return begins, segments, segment_count(segments, len(word)), text, word
-
-
-def listed(texts):
-    """Texts as a list; a text alone, which is a sequence of texts as well, raises `ValueError`."""
-    if isinstance(texts, str):
-        raise ValueError("texts are a list: give [text] for one alone")
-    return list(texts)
 
 
 class EncodzallPreTrainedModel(TextAutoencoder):
@@ -874,26 +867,14 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             `list[list[SuggestedEdit]]`, by their starts.
 
         Raises:
-            ValueError: for an overlap that is no less than a half of the window, a window below 16 bytes, or a text alone.
+            ValueError: for an overlap that is more than a half of the window, a window below 16 bytes, or a text alone.
         """
-        if window < 16 or not 0 <= overlap <= window // 2:
-            raise ValueError(
-                f"overlap {overlap} of a window of {window} bytes: accepted are 0 to a half, of 16 or more"
-            )
-        texts = listed(texts)
-        found = [[] for _ in texts]
-        every = [(i, part) for i, text in enumerate(texts) for part in windows_of(text, window, overlap)]
-        for start in trange(0, len(every), batch_size, disable=not show_progress, desc="denoising", leave=False):
-            batch = every[start : start + batch_size]
+
+        def edits_of(windows):
             with in_use(self):
-                every_edit = self.window_edits([window.text for _, window in batch], tokenizer, batch_size)
-            for (i, part), edits in zip(batch, every_edit, strict=True):
-                for edit in edits:
-                    moved = replace(edit, start=edit.start + part.start, end=edit.end + part.start)
-                    middle = (moved.start + moved.end) / 2
-                    if part.core[0] <= middle < part.core[1] or middle == part.core[1] == len(texts[i]):
-                        found[i].append(moved)
-        return found
+                return self.window_edits(windows, tokenizer, batch_size)
+
+        return edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress)
 
     def window_edits(self, windows, tokenizer, batch_size):
         """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts with one edit in a batch."""
