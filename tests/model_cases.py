@@ -375,6 +375,11 @@ CASES = [
         name="encodzall-byte-memory",
         config=lambda **fields: encodzall_config(**{"byte_memory": True} | fields),
     ),
+    replace(
+        ENCODZALL_SEQ2SEQ,
+        name="encodzall-ngrams",
+        config=lambda **fields: encodzall_config(**{"ngram_sizes": [2, 4], "ngram_buckets": 512} | fields),
+    ),
     ModelCase(
         name="encodzall-sequence-classification",
         model_class=textae.EncodzallForSequenceClassification,

@@ -207,10 +207,17 @@ def test_hidden_states_and_attentions_are_of_encoder_two(tokenizer):
 # Generation
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["words", "words-and-bytes"])
+NGRAMS = {"ngram_sizes": [2, 4], "ngram_buckets": 512}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"byte_memory": True}, {"byte_memory": True, **NGRAMS}],
+    ids=["words", "words-and-bytes", "n-grams"],
+)
 def trained(request):
     """A model that has learned to copy two texts, so that what it writes is no accident."""
-    model = build(textae.EncodzallForConditionalGeneration, byte_memory=request.param).train()
+    model = build(textae.EncodzallForConditionalGeneration, **request.param).train()
     collator = EncodzallMaskingCollator(textae.EncodzallTokenizer(), rate=0.0)
     inputs = collator([{"text": text} for text in (TEXTS[1], TEXTS[2])])
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -251,6 +258,71 @@ def test_sampling_follows_the_seed(trained, tokenizer):
 
 
 @torch.no_grad()
+def plain_hash(run, buckets):
+    number = len(run)
+    for i in run:
+        number = (number * 1_000_003 + i + 2) % 2**40
+    return (number ^ (number >> 17)) % buckets
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_ngrams_add_the_runs_that_end_and_begin_at_each_byte(tokenizer, padding_side):
+    model = build(textae.EncodzallModel, **NGRAMS)
+    torch.nn.init.normal_(model.ngrams.weight)
+    texts = ["a river", "x", ""]
+    inputs = tokenizer(texts, padding=True, padding_side=padding_side, return_tensors="pt")
+    found = model.ngrams_around(inputs["input_ids"], inputs["attention_mask"] == 1)
+    expected = []
+    for text in texts:
+        whole = [-1] * 3 + list(text.encode()) + [-1] * 3
+        for place in range(3, len(whole) - 3):
+            runs = [whole[place - size + 1 : place + 1] for size in (2, 4)]
+            runs += [whole[place : place + size] for size in (2, 4)]
+            rows = torch.tensor([plain_hash(run, 512) for run in runs])
+            expected.append(model.ngram_proj(model.ngrams(rows).flatten()))
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_ngrams_reach_the_words_and_the_decoder(tokenizer):
+    model = build(textae.EncodzallForConditionalGeneration, **NGRAMS)
+    torch.nn.init.normal_(model.model.ngrams.weight)
+    inputs, labels = encode(tokenizer, ["a river bed"]), torch.tensor([[*b"a river bed", 258]])
+
+    def run():
+        output = model(**inputs, labels=labels)
+        return output.latents, output.logits
+
+    whole = run()
+    with torch.no_grad():
+        model.sequence_decoder.ngram_proj.weight.zero_()
+    without = run()
+    torch.testing.assert_close(whole[0], without[0])
+    assert not torch.allclose(whole[1], without[1])
+    with torch.no_grad():
+        model.model.ngram_proj.weight.zero_()
+    assert not torch.allclose(whole[0], run()[0])
+
+
+def test_a_cache_with_ngrams_needs_what_they_reach_back_to(tokenizer):
+    model = build(textae.EncodzallForConditionalGeneration, **NGRAMS)
+    torch.nn.init.normal_(model.model.ngrams.weight)
+    encoded = model.model(**encode(tokenizer, ["a river", "the"]), return_dict=True)
+    ids = torch.tensor([[257, *b"a river"], [256, 256, 256, 256, 257, *b"the"]])
+    mask = (ids != 256).long()
+    whole = model(encoder_outputs=encoded, decoder_input_ids=ids, decoder_attention_mask=mask, use_cache=True)
+    first = model(
+        encoder_outputs=encoded, decoder_input_ids=ids[:, :6], decoder_attention_mask=mask[:, :6], use_cache=True
+    )
+    rest = {
+        "encoder_outputs": encoded, "decoder_input_ids": ids[:, 6:], "decoder_attention_mask": mask,
+        "past_key_values": first.past_key_values,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="give decoder_recent_ids"):
+        model(**rest)
+    after = model(**rest, decoder_recent_ids=ids[:, :6])
+    torch.testing.assert_close(after.logits, whole.logits[:, 6:], atol=1e-4, rtol=1e-4)
+
+
 def test_byte_memory_shows_the_decoder_every_byte_where_it_stands(tokenizer):
     model = build(textae.EncodzallForConditionalGeneration, byte_memory=True)
     inputs = encode(tokenizer, [TEXTS[1], ""])
@@ -460,6 +532,7 @@ def test_grouped_heads_are_a_quarter_and_a_half():
         ({"pooling": "median"}, "'median' is unknown"),
         ({"contrastive_loss_weight": 1, "use_memory": False}, "there is no embedding"),
         ({"byte_memory": True, "use_memory": False}, "the decoder sees nothing"),
+        ({"ngram_sizes": [1]}, r"ngram_sizes \[1\] are too small"),
         ({"contrastive_scale": 0}, "contrastive_scale 0 must be above 0"),
     ],
 )

@@ -27,3 +27,10 @@ def check_not_negative(config, names):
     for name in names:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} {getattr(config, name)} is negative: accepted are 0 and above")
+
+
+def check_ngrams(config):
+    """Refuse the fields of a table of hashed runs that can be none."""
+    check_sizes(config, ("ngram_buckets", "ngram_embedding_size"))
+    if any(size < 2 for size in config.ngram_sizes):
+        raise ValueError(f"ngram_sizes {config.ngram_sizes} are too small: accepted are lists of numbers from 2")

@@ -5,7 +5,7 @@ from dataclasses import field
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_checks import check_not_negative, check_positive, check_rates, check_sizes
+from .config_checks import check_ngrams, check_not_negative, check_positive, check_rates, check_sizes
 
 AUTO_MAP = {
     "AutoConfig": "configuration_abstractinator.AbstractinatorConfig",
@@ -153,8 +153,8 @@ class AbstractinatorConfig(PreTrainedConfig):
     def validate_sizes(self):
         """Refuse sizes that no model can have; called by the base class with its other validations."""
         check_sizes(self, ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"))
-        check_sizes(self, ("max_position_embeddings", "codebook_dim", "ngram_buckets", "ngram_embedding_size"))
-        check_sizes(self, ("n_positions",))
+        check_sizes(self, ("max_position_embeddings", "codebook_dim", "n_positions"))
+        check_ngrams(self)
         check_positive(self, ("norm_eps", "initializer_range", "rope_theta"))
         check_not_negative(self, ("entropy_weight", "reconstruction_weight", "code_weight", "commitment_weight"))
         check_not_negative(self, ("threshold_margin",))
@@ -169,8 +169,6 @@ class AbstractinatorConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of twice num_attention_heads {self.num_attention_heads}"
             )
-        if any(n < 2 for n in self.ngram_sizes):
-            raise ValueError(f"ngram_sizes {self.ngram_sizes} are too small: accepted are lists of numbers from 2")
         if self.code_weight and not self.codebook_sizes[-1]:
             raise ValueError(f"code_weight {self.code_weight} needs codes at the top: give codebook_sizes")
         if self.reconstruction_weight and not all(self.codebook_sizes[:-1]):

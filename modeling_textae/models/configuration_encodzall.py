@@ -1,9 +1,11 @@
 """Configuration of Encodzall."""
 
+from dataclasses import field
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .config_checks import check_not_negative, check_positive, check_rates, check_sizes
+from .config_checks import check_ngrams, check_not_negative, check_positive, check_rates, check_sizes
 
 LAYERS = ("num_byte_layers", "num_word_layers", "num_decoder_layers", "num_word_decoder_layers")
 AUTO_MAP = {
@@ -43,6 +45,9 @@ class EncodzallConfig(PreTrainedConfig):
             language model of the decoder's size, the control that tells what its accuracy owes to the words.
         byte_memory (`bool`, defaults to `False`): whether the sequence decoder attends to every byte as well as to the words:
             it copies long words and names it has never seen, and its text no longer passes through the words alone.
+        ngram_sizes (`list[int]`, defaults to `[]`): lengths of the runs of bytes whose hashes have embeddings too: of those that
+            begin and end at each byte in encoder 1, of those that end there in the sequence decoder.
+        ngram_buckets (`int`, defaults to 32768), ngram_embedding_size (`int`, defaults to 32): their table, one for both.
         pooling (`str`, defaults to `"mean"`): `"mean"`, `"max"` or `"learned_query"`, from bytes to a word's vector.
         text_pooling (`str`, defaults to `"mean"`): `"mean"` or `"learned_query"`, from words to a text's vector.
         word_mask_length (`int`, defaults to 9): bytes that a masked word is assumed to have had, when positions in the
@@ -99,6 +104,9 @@ class EncodzallConfig(PreTrainedConfig):
     row_length: int = 64
     use_memory: bool = True
     byte_memory: bool = False
+    ngram_sizes: list[int] = field(default_factory=list)
+    ngram_buckets: int = 32768
+    ngram_embedding_size: int = 32
     pooling: str = "mean"
     text_pooling: str = "mean"
     word_mask_length: int = 9
@@ -136,6 +144,7 @@ class EncodzallConfig(PreTrainedConfig):
     def validate_sizes(self):
         """Refuse sizes that no model can have; called by the base class with its other validations."""
         heads = self.num_attention_heads
+        check_ngrams(self)
         sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "word_mask_length")
         check_sizes(self, (*sizes, *LAYERS))
         check_rates(self, ("dropout", "attention_dropout"))

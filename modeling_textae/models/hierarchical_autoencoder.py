@@ -5,7 +5,6 @@ Source: the Abstractinator, a hierarchical autoencoder language model; deviation
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -24,6 +23,7 @@ from .byte_tokenizer import NUM_BYTES
 from .configuration_abstractinator import ENTROPY_RULES
 from .hierarchical_cache import LayerRows, LevelRows
 from .linear import FusedLinear
+from .ngrams import NgramHashes
 from .pooling import LearnedQueryPooling
 from .quantization import VectorQuantizer
 from .segmentation import SegmentLimit, bounded_cuts, cut_scores, entropies, is_white_space
@@ -445,61 +445,31 @@ class CodeExpander(nn.Module):
 class SymbolEmbedding(nn.Module):
     """Vectors of bytes and special tokens, plus vectors of the hashes of the runs of tokens that end at each.
 
-    Source of the latter: Pagnoni et al. 2024, "Byte latent transformer", section 3.2.1. Deviation: one table for all lengths,
-    narrower than the model.
-
     Args:
         config ([`AbstractinatorConfig`]).
     """
 
-    PRIME = 1_000_003
-
     def __init__(self, config):
         super().__init__()
         self.symbols = nn.Embedding(config.vocab_size, config.level_sizes[0])
-        self.sizes, self.buckets = list(config.ngram_sizes), config.ngram_buckets
-        if self.sizes:
-            powers = [pow(self.PRIME, back, 2**40) for back in range(max(self.sizes) + 1)]
-            self.powers = np.array(powers[:-1])
-            self.ends = np.array([size - 1 for size in self.sizes])
-            self.of_size = np.array([size * powers[size] for size in self.sizes])
+        self.hashes = NgramHashes(config.ngram_sizes, config.ngram_buckets) if config.ngram_sizes else None
+        if self.hashes is not None:
             self.ngrams = nn.Embedding(config.ngram_buckets, config.ngram_embedding_size)
-            self.proj = nn.Linear(config.ngram_embedding_size * len(self.sizes), config.level_sizes[0], bias=False)
+            width = config.ngram_embedding_size * len(config.ngram_sizes)
+            self.proj = nn.Linear(width, config.level_sizes[0], bias=False)
 
     @property
     def recent(self):
         """How many ids before one its vector depends on."""
-        return max(self.sizes, default=1) - 1
+        return 0 if self.hashes is None else self.hashes.recent
 
     def forward(self, ids, recent=None):
         """Embed ids, shape `(batch, length)`, before which `recent` came, shape `(batch, recent)`, by default nothing; to shape
         `(batch, length, size)`."""
         embeds = self.symbols(ids)
-        if not self.sizes:
+        if self.hashes is None:
             return embeds
-        if recent is None:
-            recent = ids.new_full((len(ids), self.recent), -1)
-        runs = (torch.cat((recent, ids), 1) + 2).unfold(1, max(self.sizes), 1).flip(2)
-        parts = self.powers, self.ends, self.of_size
-        if can_be_read(ids):  # small arrays are numpy's strength
-            rows = torch.from_numpy(self.rows_of(runs.numpy(), *parts))
-        else:
-            rows = self.rows_of(runs, *(torch.from_numpy(part).to(ids.device) for part in parts))
-        return embeds + self.proj(self.ngrams(rows).flatten(2))
-
-    def rows_of(self, runs, powers, ends, of_size):
-        """The rows of the table for the runs of all sizes that end at each place: arrays of either library.
-
-        Args:
-            runs (shape `(batch, length, longest)`): ids and 2, the newest first; powers (shape `(longest,)`), ends and of_size
-                (shape `(sizes,)`).
-
-        Returns:
-            Numbers of rows, shape `(batch, length, sizes)`.
-        """
-        # The number of a run is a polynomial of its ids modulo 2^40: a sum that longer runs go on with.
-        numbers = ((runs * powers).cumsum(axis=2)[..., ends] + of_size) % 2**40
-        return (numbers ^ (numbers >> 17)) % self.buckets
+        return embeds + self.proj(self.ngrams(self.hashes(ids, recent)).flatten(2))
 
 
 class HierarchicalAutoencoder(nn.Module):

@@ -32,6 +32,7 @@ from .byte_tokenizer import NUM_BYTES
 from .configuration_encodzall import EncodzallConfig
 from .contrastive import equal_rows, multiple_negatives_loss
 from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, word_edits
+from .ngrams import NgramHashes
 from .packing import pack_rows
 from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
 from .tokenization_encodzall import split_words
@@ -370,6 +371,11 @@ class EncodzallModel(EncodzallPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.hashes = NgramHashes(config.ngram_sizes, config.ngram_buckets) if config.ngram_sizes else None
+        if self.hashes is not None:
+            self.ngrams = nn.Embedding(config.ngram_buckets, config.ngram_embedding_size)
+            width = 2 * config.ngram_embedding_size * len(config.ngram_sizes)
+            self.ngram_proj = nn.Linear(width, config.hidden_size, bias=False)
         self.places = PlaceBinding(config.max_word_length, config.hidden_size, config.initializer_range)
         self.byte_encoder = self.layers_of(config.num_byte_layers, config.byte_key_value_heads)
         self.byte_norm = norm(config)
@@ -404,19 +410,43 @@ class EncodzallModel(EncodzallPreTrainedModel):
         word of each byte. Returns words, shape `(words, hidden_size)`."""
         return self.pool(self.encode_bytes(flat_ids, lengths), segments, len(lengths))
 
-    def encode_bytes(self, flat_ids, lengths):
+    def ngrams_around(self, input_ids, real):
+        """What the runs that end and begin at each byte add to its embedding.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`), real (`torch.BoolTensor` of the same shape): which places
+                hold a byte.
+
+        Returns:
+            `torch.Tensor` of shape `(bytes, hidden_size)`.
+        """
+        # Texts from their first byte on, whatever side their padding is on.
+        place, row = real.cumsum(1)[real] - 1, real.nonzero()[:, 0]
+        width, beyond = int(real.sum(1).max()), self.hashes.recent
+        texts = input_ids.new_full((len(input_ids), width + beyond), -1)
+        texts[row, place] = input_ids[real]
+        ending = self.hashes(texts)
+        runs = [ending[row, place]]
+        runs += [ending[row, place + size - 1, i, None] for i, size in enumerate(self.hashes.sizes)]
+        return self.ngram_proj(self.ngrams(torch.cat(runs, 1)).flatten(1))
+
+    def encode_bytes(self, flat_ids, lengths, added=None):
         """Encoder 1.
 
         Args:
             flat_ids (`torch.LongTensor` of shape `(bytes,)`): the ids of all words, end to end.
             lengths (`torch.LongTensor` of shape `(words,)`).
+            added (`torch.Tensor` of shape `(bytes, hidden_size)`, *optional*): to their embeddings.
 
         Returns:
             `torch.Tensor` of shape `(bytes, hidden_size)`.
         """
         rows = pack_rows(lengths, self.config.row_length, self.config.max_word_length)
         places = rows.lay(rows.positions, 0)
-        states = self.places(self.embed_tokens(rows.lay(flat_ids, self.config.pad_token_id)), places)
+        states = self.embed_tokens(rows.lay(flat_ids, self.config.pad_token_id))
+        if added is not None:
+            states = states.flatten(0, 1).index_add(0, rows.slots, added.to(states.dtype)).view(states.shape)
+        states = self.places(states, places)
         mask = rows.attention_mask(self.config, states)
         rotary = self.rotary(places)
         for layer in self.byte_encoder:
@@ -487,8 +517,9 @@ class EncodzallModel(EncodzallPreTrainedModel):
         states = self.embed_tokens.weight.new_zeros(shape[0] * shape[1], self.config.hidden_size)
         in_words = None
         if len(word):
-            if output_byte_states:
-                in_words = self.encode_bytes(input_ids[real], lengths)
+            if output_byte_states or self.hashes is not None:
+                added = None if self.hashes is None else self.ngrams_around(input_ids, real)
+                in_words = self.encode_bytes(input_ids[real], lengths, added)
                 words = self.pool(in_words, segments, len(lengths))
             else:
                 encode = self.encode_words if self.training else self.encode_distinct_words
@@ -535,6 +566,10 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
+        self.ngram_proj = None
+        if config.ngram_sizes:
+            width = config.ngram_embedding_size * len(config.ngram_sizes)
+            self.ngram_proj = nn.Linear(width, config.hidden_size, bias=False)
         self.layers = self.layers_of(config.num_decoder_layers, config.word_key_value_heads, has_memory=True)
         self.norm = norm(config)
         self.gradient_checkpointing = False
@@ -680,6 +715,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         word_positions=None,
         past_key_values=None,
         decoder_attention_mask=None,
+        decoder_recent_ids=None,
     ):
         """Score each byte of a text, given the bytes before it and the words' vectors.
 
@@ -691,15 +727,26 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
                 text, in bytes; by default words of `word_mask_length` bytes are assumed.
             past_key_values (`EncoderDecoderCache`, *optional*).
             decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding.
+            decoder_recent_ids (`torch.LongTensor` of shape `(batch, n)`, *optional*): what stands before `decoder_input_ids`, at
+                least as many as the longest of the `ngram_sizes` reaches back to; -1, as padding, for nothing.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, length, vocabulary)`.
+
+        Raises:
+            ValueError: with `ngram_sizes`, for a cache without `decoder_recent_ids`.
         """
         if word_mask is None:
             word_mask = decoder_input_ids.new_ones(latents.shape[:2])
         if word_positions is None:
             word_positions = (word_mask.cumsum(1) - 1) * self.config.word_mask_length
         embeds = self.model.embed_tokens(decoder_input_ids)
+        if self.model.hashes is not None:
+            if decoder_recent_ids is None and past_key_values is not None and past_key_values.get_seq_length():
+                raise ValueError("ngram_sizes reach back beyond the cache: give decoder_recent_ids")
+            before = decoder_input_ids[:, :0] if decoder_recent_ids is None else decoder_recent_ids
+            rows = self.model.hashes(self.without_padding(decoder_input_ids), self.recent_of(before))
+            embeds = embeds + self.sequence_decoder.ngram_proj(self.model.ngrams(rows).flatten(2))
         return self.lm_head(
             self.sequence_decoder(embeds, latents, word_mask, word_positions, past_key_values, decoder_attention_mask)
         )
@@ -711,6 +758,23 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
 
     prepare_decoder_input_ids_from_labels = shift_right
+
+    def recent_of(self, ids):
+        """The last ids, shape `(batch, length)`, that runs reach back to, shape `(batch, recent)`; -1 for nothing."""
+        reach = self.model.hashes.recent
+        ids = nn.functional.pad(self.without_padding(ids), (max(reach - ids.shape[1], 0), 0), value=-1)
+        return ids[:, ids.shape[1] - reach :]
+
+    def without_padding(self, ids):
+        """Ids with -1 for padding."""
+        return ids.masked_fill(ids == self.config.pad_token_id, -1)
+
+    def prepare_inputs_for_generation(self, input_ids, **kwargs):
+        """As transformers', with what runs of bytes reach back to."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        if self.model.hashes is not None:
+            inputs["decoder_recent_ids"] = input_ids[:, : input_ids.shape[1] - inputs["decoder_input_ids"].shape[1]]
+        return inputs
 
     @can_return_tuple
     def forward(
@@ -726,6 +790,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         target_word_index=None,
         use_cache=None,
         num_items_in_batch=None,
+        decoder_recent_ids=None,
         **kwargs,
     ):
         """Encode, decode, and compare with the labels.
@@ -744,12 +809,13 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
                 and on padding; by default derived. Read by [`EncodzallForPreTraining`] and for the contrastive loss.
             use_cache (`bool`, *optional*): return `past_key_values`; by default without labels only.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*): divisor of the losses; by default the labels here.
+            decoder_recent_ids (`torch.LongTensor` of shape `(batch, n)`, *optional*): as of `decode`.
 
         Returns:
             [`EncodzallOutput`].
 
         Raises:
-            ValueError: without labels and decoder inputs.
+            ValueError: without labels and decoder inputs, or as of `decode`.
         """
         if encoder_outputs is None:
             recorded = {k: kwargs[k] for k in ("output_attentions", "output_hidden_states") if k in kwargs}
@@ -768,7 +834,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
         memory, mask, positions = encoder_outputs.memory()
-        logits = self.decode(memory, decoder_input_ids, mask, positions, past_key_values, decoder_attention_mask)
+        logits = self.decode(
+            memory, decoder_input_ids, mask, positions, past_key_values, decoder_attention_mask, decoder_recent_ids
+        )
         output = EncodzallOutput(
             logits=logits,
             latents=encoder_outputs.last_hidden_state,
