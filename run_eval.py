@@ -210,7 +210,9 @@ class DenoiseArguments:
     )
     window: int = field(default=256, metadata={"help": "Bytes that are read at once."})
     overlap: int = field(default=64, metadata={"help": "Bytes that neighbouring windows share at most."})
-    batch_size: int = field(default=32, metadata={"help": "Windows at once."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Windows at once; by default 32, or 8 with a noise model."}
+    )
     output: str | None = field(default=None, metadata={"help": "Path of the report, without an ending."})
 
 
@@ -555,14 +557,8 @@ def denoise(arguments):
         refuse(a, ("save_min_gain",), "an Encodzall")
         if a.noise_model is None:
             raise ValueError(f"{a.checkpoint!r} is a language model: it restores with a fitted noise_model")
-        channel = NoisyChannel(
-            load(a.checkpoint, AutoModelForCausalLM)[0], OcrNoiseModel.from_pretrained(a.noise_model)
-        )
-        suggest_edits, min_gain = channel.suggest_edits, 0.0
     elif isinstance(config, EncodzallConfig):
         refuse(a, ("noise_model",), "an Abstractinator")
-        model, tokenizer = load(a.checkpoint, AutoModelForSeq2SeqLM)
-        suggest_edits, min_gain = partial(model.suggest_edits, tokenizer=tokenizer), config.min_gain
     else:
         raise ValueError(
             f"denoise needs an Encodzall or an Abstractinator, and {a.checkpoint!r} is a {config.model_type}"
@@ -570,9 +566,15 @@ def denoise(arguments):
     if a.save_min_gain and not Path(a.checkpoint).is_dir():
         raise ValueError(f"save_min_gain writes into a folder, and {a.checkpoint!r} is none")
     pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
-    rows, speed = denoising_rows(
-        suggest_edits, pairs, a.min_gain or [min_gain], window=a.window, overlap=a.overlap, batch_size=a.batch_size
-    )
+    if a.noise_model is None:
+        model, tokenizer = load(a.checkpoint, AutoModelForSeq2SeqLM)
+        suggest_edits, min_gain = partial(model.suggest_edits, tokenizer=tokenizer), config.min_gain
+    else:
+        noise = OcrNoiseModel.from_pretrained(a.noise_model)
+        suggest_edits = NoisyChannel(load(a.checkpoint, AutoModelForCausalLM)[0], noise).suggest_edits
+        min_gain = 0.0
+    sizes = {"window": a.window, "overlap": a.overlap} | ({"batch_size": a.batch_size} if a.batch_size else {})
+    rows, speed = denoising_rows(suggest_edits, pairs, a.min_gain or [min_gain], **sizes)
     if a.save_min_gain:
         best = min(rows[1:], key=lambda row: row["character_error_rate"])
         config.update({"min_gain": best["min_gain"]})

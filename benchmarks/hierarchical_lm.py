@@ -117,8 +117,8 @@ def load_cell(cell, folder):
 
 
 def tokenizer_of(cell):
-    """What a cell reads with: bytes, either way."""
-    return ByteTokenizer() if is_flat(cell) else AbstractinatorTokenizer()
+    """What a cell reads with: bytes, either way; the start that a flat model needs is added by the Abstractinator itself."""
+    return ByteTokenizer(starts_with_bos=True) if is_flat(cell) else AbstractinatorTokenizer()
 
 
 def batch_size_of(cell, arguments):
@@ -180,14 +180,19 @@ def writing_seconds(models, prompts):
         return interleaved_seconds({name: writer(model.eval()) for name, model in models.items()}, rounds=3)
 
 
+def cute_nats(results):
+    """Nats of an answer, the mean over CUTE's tasks, of lm-eval's results."""
+    tasks = [row for task, row in results["results"].items() if task.startswith("cute_")]
+    return float(np.mean([math.log(row["perplexity,none"]) for row in tasks]))
+
+
 def task_figures(cell, model, arguments):
     """The share of BLiMP that a trained model gets right, and the mean over CUTE's tasks of the nats of an answer, of which so
     small a model gives none right."""
     kind = HFLM if is_flat(cell) else HierarchicalAELM
     harness = kind(pretrained=model, tokenizer=tokenizer_of(cell), batch_size=16, max_length=4096, device="cpu")
     found = evaluate(harness, None, list(TASKS), arguments.data_dir, limit=arguments.limit, bootstrap_iters=0)
-    answers = [math.log(row["perplexity,none"]) for task, row in found["results"].items() if task.startswith("cute_")]
-    return {"BLiMP": found["groups"]["blimp"]["acc,none"], "CUTE, nats an answer": float(np.mean(answers))}
+    return {"BLiMP": found["groups"]["blimp"]["acc,none"], "CUTE, nats an answer": cute_nats(found)}
 
 
 def show(names, best, cells, results, passages, arguments):

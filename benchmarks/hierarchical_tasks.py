@@ -4,8 +4,9 @@ and was trained on the same text for as many seconds of the processor.
     python benchmarks/hierarchical_tasks.py --checkpoint model_cards/abstractinator-nano --data_dir data \\
         --train_file wikipedia.jsonl.xz novels.jsonl.xz --data_file held-out.jsonl.xz
 
-The twin is a cell of hierarchical_lm.py, trained on one thread; a finished one is not trained again. `--seconds` are those that
-the checkpoint took, of all its threads together. Bits a byte are of passages of `--data_file`.
+The twin is a cell of hierarchical_lm.py, trained on one thread, of one seed, at the rate that was best in trials of 60 seconds; a
+finished one is not trained again. `--seconds` are those that the checkpoint took, of all its threads together. Bits a byte are of
+passages of `--data_file`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import hierarchical_lm
 import torch
-from hierarchical_lm import PASSAGE_LENGTH, load_cell, model_of, prepare, tokenizer_of
+from hierarchical_lm import PASSAGE_LENGTH, cute_nats, load_cell, model_of, prepare, tokenizer_of
 from language_cells import Cells, digest_of
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,7 +49,8 @@ def figures_of(harness, passages, arguments):
     """Figures of a model, and their standard errors, by task and metric."""
     found = evaluate(harness, None, list(TASKS), arguments.data_dir, limit=arguments.limit)
     bits = language_figures(harness.model, harness.tokenizer, passages)["bits_per_byte"]
-    return {("held-out text", "bits per byte"): (bits, None)} | {
+    told = {("held-out text", "bits per byte"): (bits, None), ("cute", "nats an answer"): (cute_nats(found), None)}
+    return told | {
         (row["task"], row["metric"]): (row["value"], row["standard error"])
         for row in result_rows(found)
         if row["task"] in TASKS and row["metric"] in METRICS

@@ -1,6 +1,6 @@
-"""Correctors of OCR side by side: `denoise()`, all that the model writes greedily without a margin, and symspellpy, which takes
-the commonest word within two edits; error rates and kB of noisy text a second. Or one long text through `denoise()`: speed and
-memory.
+"""Correctors of OCR side by side: `denoise()` with its margin and without any, a language model with a noise model where these
+are given, and symspellpy, which takes the commonest word within one or two edits; error rates and kB of noisy text a second. Or
+one long text through `denoise()`: speed and memory.
 
     pip install symspellpy
     python benchmarks/ocr_correctors.py table --checkpoint model_cards/encodzall-nano-denoise --data_file pairs.jsonl \\
@@ -12,35 +12,39 @@ those of that text.
 """
 
 import argparse
+import math
 import re
 import threading
 import time
 from collections import Counter
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import psutil
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import modeling_textae  # noqa: F401  registers the classes
 from modeling_textae.data.corpora import load_corpus
+from modeling_textae.data.ocr_noise import OcrNoiseModel
 from modeling_textae.data.pairs import read_pairs
 from modeling_textae.evaluation.denoising import figures_of
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import texts_of
-from modeling_textae.models.denoising import windows_of
+from modeling_textae.models.noisy_channel import NoisyChannel
 
 OUTPUT = Path("runs/ocr-correctors")
 WORD = re.compile(r"[^\W\d_]{3,}")
-EDITS, LEAST_COUNT = 2, 3  # of a correction at most; how often a word of the training text must stand there
+EDITS, LEAST_COUNT = (1, 2), 3  # of a correction at most; how often a word of the training text must stand there
 EVERY = 0.2  # seconds between looks at the memory
 
 
-def symspell(counts=None):
-    """A corrector of texts by symspellpy, with its own English frequencies or with counts of words."""
+def symspell(edits, counts=None):
+    """A corrector of texts by symspellpy within so many edits, with its own English frequencies or with counts of words."""
     from symspellpy import SymSpell, Verbosity
 
-    speller = SymSpell(max_dictionary_edit_distance=EDITS)
+    speller = SymSpell(max_dictionary_edit_distance=edits)
     if counts is None:
         speller.load_dictionary(files("symspellpy") / "frequency_dictionary_en_82_765.txt", 0, 1)
     else:
@@ -49,26 +53,10 @@ def symspell(counts=None):
                 speller.create_dictionary_entry(word, count)
 
     def best(match):
-        found = speller.lookup(match[0], Verbosity.TOP, max_edit_distance=EDITS, transfer_casing=True)
+        found = speller.lookup(match[0], Verbosity.TOP, max_edit_distance=edits, transfer_casing=True)
         return found[0].term if found else match[0]
 
     return lambda texts: [WORD.sub(best, text) for text in texts]
-
-
-def greedy(model, tokenizer, window, batch_size):
-    """A corrector of texts that takes all that a model writes."""
-
-    def correct(texts):
-        parts = [(i, part.text) for i, text in enumerate(texts) for part in windows_of(text, window, 0)]
-        written = [""] * len(texts)
-        for start in range(0, len(parts), batch_size):
-            batch = parts[start : start + batch_size]
-            restored = model.reconstruct([text for _, text in batch], tokenizer)
-            for (i, _), text in zip(batch, restored, strict=True):
-                written[i] += text
-        return written
-
-    return correct
 
 
 def compare(model, tokenizer, arguments):
@@ -76,16 +64,24 @@ def compare(model, tokenizer, arguments):
     a = arguments
     pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
     noisy, clean = map(list, zip(*pairs, strict=True))
-    correctors = {"symspellpy, its frequencies": symspell()}
+    counted = {"its frequencies": None}
     if a.train_file:
         texts = texts_of(load_corpus(train_file=a.train_file, validation_file=a.train_file)["train"])
-        correctors["symspellpy, the training text's"] = symspell(
-            Counter(word.lower() for text in texts for word in WORD.findall(text))
+        counted["the training text's"] = Counter(word.lower() for text in texts for word in WORD.findall(text))
+    correctors = {
+        f"symspellpy, {name}, within {edits}": symspell(edits, counts)
+        for name, counts in counted.items()
+        for edits in EDITS
+    }
+    options = {"window": a.window, "show_progress": True}
+    for name, gain in (("no margin", -math.inf), (f"margin {model.config.min_gain:g}", model.config.min_gain)):
+        correctors[f"denoise(), {name}"] = partial(model.denoise, tokenizer=tokenizer, min_gain=gain, **options)
+    if a.language_model:
+        language_model = AutoModelForCausalLM.from_pretrained(a.language_model, dtype="float32", use_safetensors=True)
+        channel = NoisyChannel(language_model.eval(), OcrNoiseModel.from_pretrained(a.noise_model))
+        correctors[f"noisy channel, margin {a.channel_gain:g}"] = partial(
+            channel.denoise, min_gain=a.channel_gain, **options
         )
-    correctors["greedy, no margin"] = greedy(model, tokenizer, a.window, a.batch_size)
-    correctors[f"denoise(), margin {model.config.min_gain:g}"] = lambda texts: model.denoise(
-        texts, tokenizer, window=a.window, batch_size=a.batch_size
-    )
     before = figures_of(noisy, clean)
     rows = [{"corrector": "none"} | before | {"reduction": None, "kB/s": None}]
     size = sum(len(text.encode()) for text in noisy) / 1e3
@@ -94,7 +90,8 @@ def compare(model, tokenizer, arguments):
         restored = correct(noisy)
         seconds = time.perf_counter() - start
         after = figures_of(restored, clean)
-        reduction = 1 - after["character_error_rate"] / before["character_error_rate"]
+        wrong = before["character_error_rate"]
+        reduction = 1 - after["character_error_rate"] / wrong if wrong else None
         rows.append({"corrector": name} | after | {"reduction": reduction, "kB/s": size / seconds})
     show_table(OUTPUT / "table", "Correctors of OCR", rows)
 
@@ -108,18 +105,19 @@ def measure_memory(model, tokenizer, arguments):
         while not done.wait(EVERY):
             seen.append(process.memory_info().rss / 1e6)
 
-    model.denoise([text[:10_000]], tokenizer, window=arguments.window, batch_size=arguments.batch_size)
+    model.denoise([text[:10_000]], tokenizer, window=arguments.window)
     before, start = process.memory_info().rss / 1e6, time.perf_counter()
     watch = threading.Thread(target=look)
     watch.start()
     try:
-        model.denoise([text], tokenizer, window=arguments.window, batch_size=arguments.batch_size, show_progress=True)
+        model.denoise([text], tokenizer, window=arguments.window, show_progress=True)
     finally:
         done.set()
         watch.join()
-    seconds, quarter = time.perf_counter() - start, max(len(seen) // 4, 1)
+    seconds = time.perf_counter() - start
     row = {"bytes": len(text.encode()), "kB/s": len(text.encode()) / 1e3 / seconds, "MB before": before}
-    row |= {f"MB, quarter {i + 1}": max(seen[i * quarter :][:quarter], default=None) for i in range(4)}
+    parts = enumerate(np.array_split(seen, 4), 1)
+    row |= {f"MB, quarter {i}": float(part.max()) if len(part) else None for i, part in parts}
     show_table(OUTPUT / "memory", "One long text", [row])
 
 
@@ -136,7 +134,11 @@ def main():
     parser.add_argument("--last", type=float, default=1.0)
     parser.add_argument("--train_file", nargs="+", help="text whose words' frequencies symspellpy gets as well")
     parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument(
+        "--language_model", help="an Abstractinator, to restore by with --noise_model, a fitted one's folder"
+    )
+    parser.add_argument("--noise_model")
+    parser.add_argument("--channel_gain", type=float, default=0.0, help="its margin, in nats")
     arguments = parser.parse_args()
     model = AutoModelForSeq2SeqLM.from_pretrained(arguments.checkpoint, use_safetensors=True).float().eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)

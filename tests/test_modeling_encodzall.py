@@ -2,7 +2,7 @@ import pytest
 import torch
 from model_cases import TEXTS, encodzall_config, encodzall_training_inputs
 from torch import nn
-from transformers import pipeline
+from transformers import DynamicCache, EncoderDecoderCache, pipeline
 
 import modeling_textae as textae
 from modeling_textae.data.collators import EncodzallMaskingCollator
@@ -257,7 +257,6 @@ def test_sampling_follows_the_seed(trained, tokenizer):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-@torch.no_grad()
 def plain_hash(run, buckets):
     number = len(run)
     for i in run:
@@ -317,12 +316,40 @@ def test_a_cache_with_ngrams_needs_what_they_reach_back_to(tokenizer):
         "encoder_outputs": encoded, "decoder_input_ids": ids[:, 6:], "decoder_attention_mask": mask,
         "past_key_values": first.past_key_values,
     }  # fmt: skip
-    with pytest.raises(ValueError, match="give decoder_recent_ids"):
-        model(**rest)
-    after = model(**rest, decoder_recent_ids=ids[:, :6])
+    for few in ({}, {"decoder_recent_ids": ids[:, 4:6]}):
+        with pytest.raises(ValueError, match="reach back 3 ids: give decoder_recent_ids"):
+            model(**rest, **few)
+    after = model(**rest, decoder_recent_ids=ids[:, 3:6])
     torch.testing.assert_close(after.logits, whole.logits[:, 6:], atol=1e-4, rtol=1e-4)
 
 
+def test_padding_within_what_the_decoder_reads_changes_nothing_with_ngrams(tokenizer):
+    model = build(textae.EncodzallForConditionalGeneration, **NGRAMS)
+    torch.nn.init.normal_(model.model.ngrams.weight)
+    encoded = model.model(**encode(tokenizer, ["a river"]), return_dict=True)
+    plain = torch.tensor([[257, *b"a river"]])
+    whole = model(encoder_outputs=encoded, decoder_input_ids=plain, use_cache=False).logits
+    for filler in (256, 65):  # what the mask hides may be any id
+        ids = torch.tensor([[filler, 257, *b"a ri", filler, filler, *b"ver"]])
+        mask = torch.ones_like(ids)
+        mask[0, [0, 6, 7]] = 0
+        found = model(
+            encoder_outputs=encoded, decoder_input_ids=ids, decoder_attention_mask=mask, use_cache=False
+        ).logits[mask.bool()]
+        torch.testing.assert_close(found, whole[0], atol=1e-4, rtol=1e-4)
+
+
+def test_generation_with_ngrams_refuses_prefill_in_chunks_that_hide_what_came_before(tokenizer):
+    model = build(textae.EncodzallForConditionalGeneration, **NGRAMS)
+    start = torch.tensor([[257, *b"a river b"]])
+    with pytest.raises(ValueError, match="give decoder_recent_ids"):
+        model.generate(
+            **encode(tokenizer, ["a river bed"]), decoder_input_ids=start, prefill_chunk_size=4, max_new_tokens=4,
+            past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        )  # fmt: skip
+
+
+@torch.no_grad()
 def test_byte_memory_shows_the_decoder_every_byte_where_it_stands(tokenizer):
     model = build(textae.EncodzallForConditionalGeneration, byte_memory=True)
     inputs = encode(tokenizer, [TEXTS[1], ""])

@@ -38,36 +38,46 @@ def noise():
     return OcrNoiseModel.fit(list(zip(NOISY, CLEAN, strict=True)))
 
 
-def everything(channel, text):
-    """All clean texts that the readings of a noisy one allow, with what each takes."""
-    told = channel.told_before(text, channel.nats([text])[0])
-    readings, ends = channel.readings(text, told)
-    found = {}
+def everything(channel, noise, text, longest):
+    """All clean texts of so many bytes at most that noise may have made a text of, and what each takes."""
+    found = {}  # what takes much noise is never the likeliest here
+    edits = {(run, target) for _, run, target in noise.counts}
 
     def go(place, written, cost):
-        if ends[place] < math.inf:
-            whole = cost + ends[place]
-            found[written] = min(found.get(written, math.inf), whole)
-        for reading in readings[place]:
-            go(reading.end, written + reading.written, cost + reading.cost)
+        if len(written.encode()) > longest:
+            return
+        if place == len(text):
+            found[written] = min(found.get(written, math.inf), cost)
+        else:
+            go(place + 1, written + text[place], cost)
+        for run, target in edits:
+            if text.startswith(target, place):
+                own = channel.edit_cost - math.log(noise.rate(text[place - 1 : place] or "\n", run, target))
+                if own < channel.max_cost and cost + own < 20:
+                    go(place + len(target), written + run, cost + own)
 
-    go(0, b"", 0.0)
-    return {
-        written: cost + (channel.nats([written.decode()])[0].sum() if written else 0) for written, cost in found.items()
-    }
+    go(0, "", 0.0)
+    found = dict(sorted(found.items(), key=lambda pair: pair[1])[:2000])
+    nats = channel.nats(list(found))
+    return {written: cost + own.sum() for (written, cost), own in zip(found.items(), nats, strict=True)}
 
 
-@pytest.mark.parametrize("text", ["tlie", "tlie o", "old, b", "tlie, a", "a,"])
-def test_the_search_finds_what_trying_all_finds(model, noise, text):
-    # Nothing dropped, of which there might be any number.
-    kept = OcrNoiseModel(
-        {key: count for key, count in noise.counts.items() if key[2]}, noise.occurrences, noise.strengths
-    )
-    channel = NoisyChannel(model, kept, num_beams=10_000, beam_width=math.inf, slack=math.inf, edit_cost=0.0)
-    with torch.no_grad():
-        tried, (found,) = everything(channel, text), channel.likeliest([text])
+@pytest.mark.parametrize("text", ["tlie", "ld, b", "..a,", "le cafe", "b..", "t b"])
+def test_the_search_finds_what_trying_all_finds(model, text):
+    edits = {("", "h", "li"): 9, ("t", "h", "li"): 8, ("", "\N{LATIN SMALL LETTER E WITH ACUTE}", "e"): 5}
+    edits |= {("", "e", ""): 2, ("", "he", ""): 4, ("", "", ","): 3, ("", "", "."): 30, ("", "o", ".a"): 5}
+    seen = {("", run): 40 for run in ("h", "\N{LATIN SMALL LETTER E WITH ACUTE}", "e", "he", "", "o")}
+    noise = OcrNoiseModel(edits, seen | {("t", "h"): 12}, [0.0, 0.1])
+    channel = NoisyChannel(model, noise, num_beams=2_000, beam_width=25.0, slack=60.0, max_cost=12.0, edit_cost=0.5)
+    tried, (found,) = everything(channel, noise, text, 2 * len(text.encode()) + 3), channel.likeliest([text])
     assert len(tried) > 1
-    assert tried[found.encode()] == pytest.approx(min(tried.values()), abs=1e-3)
+    assert tried[found] == pytest.approx(min(tried.values()), abs=1e-3)
+
+
+def test_noise_beside_noise_is_taken_out(model, noise):
+    counts = noise.counts | {("", "", "."): 5}
+    channel = NoisyChannel(model, OcrNoiseModel(counts, noise.occurrences | {("", ""): 300}, noise.strengths))
+    assert channel.denoise(["the ....old river", "..the old river", "the old river....."]) == ["the old river"] * 3
 
 
 def test_noisy_sentences_are_restored_and_clean_ones_stay(model, noise):
@@ -99,8 +109,7 @@ def test_gains_are_by_how_much_texts_and_their_noise_are_likelier(model, noise):
     channel = NoisyChannel(model, noise)
     (edit,) = channel.suggest_edits(["tlie river"])[0]
     assert (edit.start, edit.end, edit.replacement) == (0, 4, "the")
-    with torch.no_grad():
-        before, after = (nats.sum() for nats in channel.nats(["tlie river", "the river"]))
+    before, after = (nats.sum() for nats in channel.nats(["tlie river", "the river"]))
     cost = -math.log(noise.rate("t", "h", "li")) + channel.edit_cost
     assert edit.gain == pytest.approx(before - after - cost, abs=1e-3)
 
@@ -111,14 +120,46 @@ def test_what_the_gain_does_not_reach_stays(model, noise):
 
 
 def test_texts_that_are_no_utf8_and_empty_ones_come_back(model, noise):
-    texts = ["", "\udcff日🙂", " "]
-    assert NoisyChannel(model, noise).denoise(texts, min_gain=math.inf) == texts
+    channel, texts = (
+        NoisyChannel(model, noise),
+        ["", "\udcff\N{CJK UNIFIED IDEOGRAPH-65E5}\U0001f642", " ", "the \ud83d\ude42 old"],
+    )
+    assert channel.denoise(texts) == texts
+    assert channel.likeliest(texts) == texts
+    assert (channel.nats([]), channel.likeliest([]), channel.denoise([])) == ([], [], [])
 
 
-@pytest.mark.parametrize("fields", [{"num_beams": 0}, {"lookahead": 0}])
+def test_a_model_in_training_is_used_without_dropout_and_trains_on(model, noise):
+    channel = NoisyChannel(model.train(), noise)
+    try:
+        assert channel.denoise(["tlie old, river"]) == ["the old river"]
+        assert model.training
+        assert not channel.nats(["x"])[0].dtype.hasobject
+    finally:
+        model.eval()
+
+
+def test_the_search_ends_where_dropped_runs_may_be_written_for_ever(model, noise):
+    counts = noise.counts | {("", "a", ""): 100}
+    channel = NoisyChannel(
+        model, OcrNoiseModel(counts, noise.occurrences | {("", "a"): 100}, noise.strengths), edit_cost=0.0,
+        beam_width=1e6, slack=1e6,
+    )  # fmt: skip
+    assert len(channel.likeliest(["ab"])[0]) <= 7
+
+
+@pytest.mark.parametrize(
+    "fields", [{"num_beams": 0}, {"lookahead": 0}, {"beam_width": math.inf}, {"edit_cost": -1.0}, {"slack": math.nan}]
+)
 def test_sizes_that_cannot_be_are_refused(model, noise, fields):
-    with pytest.raises(ValueError, match="1 and above"):
+    with pytest.raises(ValueError, match="accepted"):
         NoisyChannel(model, noise, **fields)
+
+
+def test_a_language_model_without_a_start_is_refused(noise):
+    config = LlamaConfig(vocab_size=261, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, bos_token_id=None)
+    with pytest.raises(ValueError, match="no bos_token_id"):
+        NoisyChannel(LlamaForCausalLM(config), noise)
 
 
 def test_a_text_alone_is_refused(model, noise):

@@ -47,7 +47,7 @@ class EncodzallModelOutput(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): their mean, the text's embedding.
         word_mask (`torch.LongTensor` of shape `(batch, words)`): 1 where there is a word, 0 on padding.
         word_positions (`torch.LongTensor` of shape `(batch, words)`): where each word starts, in bytes.
-        byte_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of each byte within its word, plus its word's
+        byte_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of each byte in encoder 1, plus its word's
             vector, with `output_byte_states`; 0 on padding.
         byte_mask, byte_positions (`torch.LongTensor` of shape `(batch, length)`): of the same, 1 where there is a byte, and where
             each stands.
@@ -347,7 +347,8 @@ class EncodzallModel(EncodzallPreTrainedModel):
     """The encoder: bytes to one vector a word, each of which has seen the whole text.
 
     Encoder 1 packs whole words into short rows, where bytes attend within their word only; each word is pooled to one
-    vector; encoder 2 lets the words of a text attend to each other.
+    vector; encoder 2 lets the words of a text attend to each other. With `ngram_sizes`, a byte is told the runs of bytes around
+    it as well, which may be of the words beside its own.
 
     Args:
         config ([`EncodzallConfig`]).
@@ -727,14 +728,14 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
                 text, in bytes; by default words of `word_mask_length` bytes are assumed.
             past_key_values (`EncoderDecoderCache`, *optional*).
             decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding.
-            decoder_recent_ids (`torch.LongTensor` of shape `(batch, n)`, *optional*): what stands before `decoder_input_ids`, at
-                least as many as the longest of the `ngram_sizes` reaches back to; -1, as padding, for nothing.
+            decoder_recent_ids (`torch.LongTensor` of shape `(batch, n)`, *optional*): what stands before `decoder_input_ids`, as
+                far as the longest of the `ngram_sizes` reaches back; `generate` gives it.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, length, vocabulary)`.
 
         Raises:
-            ValueError: with `ngram_sizes`, for a cache without `decoder_recent_ids`.
+            ValueError: with `ngram_sizes`, for a cache with too few `decoder_recent_ids`.
         """
         if word_mask is None:
             word_mask = decoder_input_ids.new_ones(latents.shape[:2])
@@ -742,11 +743,11 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             word_positions = (word_mask.cumsum(1) - 1) * self.config.word_mask_length
         embeds = self.model.embed_tokens(decoder_input_ids)
         if self.model.hashes is not None:
-            if decoder_recent_ids is None and past_key_values is not None and past_key_values.get_seq_length():
-                raise ValueError("ngram_sizes reach back beyond the cache: give decoder_recent_ids")
-            before = decoder_input_ids[:, :0] if decoder_recent_ids is None else decoder_recent_ids
-            rows = self.model.hashes(self.without_padding(decoder_input_ids), self.recent_of(before))
-            embeds = embeds + self.sequence_decoder.ngram_proj(self.model.ngrams(rows).flatten(2))
+            recent = decoder_input_ids[:, :0] if decoder_recent_ids is None else decoder_recent_ids
+            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            if recent.shape[1] < min(self.model.hashes.recent, past):
+                raise ValueError(f"ngram_sizes reach back {self.model.hashes.recent} ids: give decoder_recent_ids")
+            embeds = embeds + self.ngrams_before(decoder_input_ids, recent, decoder_attention_mask)
         return self.lm_head(
             self.sequence_decoder(embeds, latents, word_mask, word_positions, past_key_values, decoder_attention_mask)
         )
@@ -759,21 +760,33 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
 
     prepare_decoder_input_ids_from_labels = shift_right
 
-    def recent_of(self, ids):
-        """The last ids, shape `(batch, length)`, that runs reach back to, shape `(batch, recent)`; -1 for nothing."""
-        reach = self.model.hashes.recent
-        ids = nn.functional.pad(self.without_padding(ids), (max(reach - ids.shape[1], 0), 0), value=-1)
-        return ids[:, ids.shape[1] - reach :]
+    def ngrams_before(self, ids, recent, mask):
+        """What the runs that end at each id add to its embedding.
 
-    def without_padding(self, ids):
-        """Ids with -1 for padding."""
-        return ids.masked_fill(ids == self.config.pad_token_id, -1)
+        Args:
+            ids (`torch.LongTensor` of shape `(batch, length)`), recent (`torch.LongTensor` of shape `(batch, n)`): before them.
+            mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding, which no run has; by default
+                `pad_token_id` is padding.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, length, hidden_size)`.
+        """
+        whole = torch.cat((recent, ids), 1)
+        real = whole != self.config.pad_token_id if mask is None else mask[:, -whole.shape[1] :] != 0
+        place = (real.cumsum(1) - 1).clamp(min=0)
+        # What is padding goes to a place beyond the end.
+        texts = whole.new_full((len(ids), whole.shape[1] + 1), -1)
+        texts.scatter_(1, torch.where(real, place, whole.shape[1]), whole)
+        rows = self.model.hashes(texts[:, :-1])
+        rows = rows.gather(1, place[:, recent.shape[1] :, None].expand(-1, -1, rows.shape[2]))
+        return self.sequence_decoder.ngram_proj(self.model.ngrams(rows).flatten(2))
 
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
         """As transformers', with what runs of bytes reach back to."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
-        if self.model.hashes is not None:
-            inputs["decoder_recent_ids"] = input_ids[:, : input_ids.shape[1] - inputs["decoder_input_ids"].shape[1]]
+        if self.model.hashes is not None and inputs.get("decoder_recent_ids") is None:
+            end = input_ids.shape[1] - inputs["decoder_input_ids"].shape[1]
+            inputs["decoder_recent_ids"] = input_ids[:, max(end - self.model.hashes.recent, 0) : end]
         return inputs
 
     @can_return_tuple

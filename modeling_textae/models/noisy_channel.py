@@ -6,6 +6,7 @@ list of words a language model of bytes, and in place of words whole texts, whic
 joined or broken are restored like any others.
 """
 
+import heapq
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,11 @@ from .autoencoder import in_use
 from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, word_edits
 
 RECENT = 8  # last bytes in which hypotheses must differ to be kept beside each other
+
+
+def bytes_of(text):
+    """A text's bytes in UTF-8; half of a surrogate pair as if it were a character."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -59,25 +65,29 @@ class NoisyChannel:
 
     Where the noisy text surprises the language model, all that the noise model knows to become what stands there is tried,
     several edits in a row included; the likeliest text is compared with the noisy one, and each word in which they differ is an
-    edit with a gain of its own.
+    edit with a gain of its own. The search takes the character before an edit from the noisy text, gains take it from the clean
+    one.
 
     Args:
-        language_model ([`AbstractinatorForCausalLM`]): or another causal model of bytes and `<bos>` whose cache can be reordered.
+        language_model ([`AbstractinatorForCausalLM`]): or another causal model with a `bos_token_id` and a cache that can be
+            reordered, whose first 256 ids are the bytes.
         noise_model ([`OcrNoiseModel`]).
         num_beams (`int`, defaults to 48): beginnings of a text that are followed at once, at most.
         beam_width (`float`, defaults to 12): nats by which a beginning may be behind the best.
         edit_cost (`float`, defaults to 1): nats that every edit takes beside those of its rate.
-        max_cost (`float`, defaults to 14): nats of an edit at most; what the noise model has never seen takes as many.
+        max_cost (`float`, defaults to 14): nats of an edit alone, at most; what the noise model has never seen takes as many.
         usual_nats (`float`, defaults to 1): nats of a character that are no surprise.
         lookahead (`int`, defaults to 8): characters in which a surprise must show.
         slack (`float`, defaults to 2): nats that an edit may cost beyond the surprise.
 
     Raises:
-        ValueError: for sizes that cannot be.
+        ValueError: for sizes that cannot be, or a language model without a start.
 
     Example:
 
     ```python
+    >>> from modeling_textae.data.ocr_noise import OcrNoiseModel
+    >>> from modeling_textae.models.noisy_channel import NoisyChannel
     >>> channel = NoisyChannel(model, OcrNoiseModel.from_pretrained("runs/ocr-noise"))
     >>> channel.denoise(["tlie end of tbe river"])
     ['the end of the river']
@@ -98,24 +108,35 @@ class NoisyChannel:
     ):
         if num_beams < 1 or lookahead < 1:
             raise ValueError(f"num_beams {num_beams} and lookahead {lookahead}: accepted is 1 and above")
+        if not all(0 <= number < math.inf for number in (beam_width, edit_cost, max_cost, slack)):
+            raise ValueError(
+                f"beam_width {beam_width}, edit_cost {edit_cost}, max_cost {max_cost} and slack {slack}: accepted are finite "
+                "numbers from 0"
+            )
+        if language_model.config.bos_token_id is None:
+            raise ValueError("the language model has no bos_token_id: texts need a start")
         self.language_model, self.noise_model = language_model, noise_model
         self.num_beams, self.beam_width, self.edit_cost, self.max_cost = num_beams, beam_width, edit_cost, max_cost
         self.usual_nats, self.lookahead, self.slack = usual_nats, lookahead, slack
+        self.sources = {}  # of context and target, found before
 
     # What texts and edits take
 
     def nats(self, texts):
-        """Nats of each byte of texts, each an array of shape `(bytes,)`."""
-        rows = [list(text.encode("utf-8", "surrogatepass")) for text in texts]
-        width, config = max(map(len, rows)), self.language_model.config
-        ids = torch.full((len(rows), 1 + width), config.pad_token_id)
-        ids[:, 0] = config.bos_token_id
+        """Nats of each byte of texts, a `list[str]`: for each an array of shape `(bytes,)`."""
+        if not texts:
+            return []
+        rows = [bytes_of(text) for text in texts]
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), 1 + width, dtype=torch.long)
+        ids[:, 0] = self.language_model.config.bos_token_id
         for i, row in enumerate(rows):
-            ids[i, 1 : 1 + len(row)] = torch.tensor(row, dtype=torch.long)
+            ids[i, 1 : 1 + len(row)] = torch.tensor(list(row), dtype=torch.long)
         real = torch.arange(1 + width) <= torch.tensor([[len(row)] for row in rows])
-        ids, device = ids.to(self.language_model.device), self.language_model.device
-        logits = self.language_model(ids, attention_mask=real.long().to(device), use_cache=False).logits[:, :-1]
-        wanted = ids[:, 1:].masked_fill(~real[:, 1:].to(device), -100)
+        ids, real = ids.to(self.language_model.device), real.to(self.language_model.device)
+        with in_use(self.language_model):
+            logits = self.language_model(ids, attention_mask=real.long(), use_cache=False).logits[:, :-1]
+        wanted = ids[:, 1:].masked_fill(~real[:, 1:], -100)
         nats = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), wanted, reduction="none").cpu().numpy()
         return [found[: len(row)] for found, row in zip(nats, rows, strict=True)]
 
@@ -134,6 +155,14 @@ class NoisyChannel:
 
     # Search
 
+    def sources_of(self, context, target):
+        """Runs of clean characters that noise makes a target of after a character of context, with the nats it takes, the least
+        first: `list[tuple[float, str]]`."""
+        if (context, target) not in self.sources:
+            costs = ((self.cost(context, run, target), run) for run in self.noise_model.sources.get(target, ()))
+            self.sources[context, target] = sorted(pair for pair in costs if pair[0] < self.max_cost)
+        return self.sources[context, target]
+
     def readings(self, text, told):
         """What may stand for each character of a noisy text.
 
@@ -144,58 +173,74 @@ class NoisyChannel:
             `tuple[list[list[Reading]], list[float]]`: the [`Reading`]s at each character and at the end; and what it costs that
             all from there on is noise, infinite where that is not thought of.
         """
-        letters = [character.encode("utf-8", "surrogatepass") for character in text]
-        found, ends = [], [math.inf] * len(letters) + [0.0]
-        for i in range(len(letters) + 1):
-            ahead = np.arange(i, min(i + self.lookahead, len(letters)) + 1)
-            surprise = float((told[ahead] - told[i] - self.usual_nats * (ahead - i)).max())
-            here = [Reading(letters[i], i + 1, 0.0)] if i < len(letters) else []
-            for end in range(i, min(i + LONGEST, len(letters)) + 1):
-                for run in self.noise_model.sources.get(text[i:end], ()):
-                    cost = self.cost(text[i - 1 : i] or "\n", run, text[i:end])
-                    if cost > surprise + self.slack or cost >= self.max_cost:
-                        continue
+        letters, size = [bytes_of(character) for character in text], len(text)
+        found, ends = [[] for _ in range(size + 1)], [math.inf] * size + [0.0]
+        simple = [[] for _ in range(size + 1)]  # readings that write what stands at once, cheapest first
+        alone = [{place: 0.0} for place in range(size + 1)]  # up to where all is noise, and what that costs
+        for place in range(size, -1, -1):
+            ahead = np.arange(place, min(place + self.lookahead, size) + 1)
+            most = self.slack + float((told[ahead] - told[place] - self.usual_nats * (ahead - place)).max())
+            context = text[place - 1 : place] or "\n"
+            if place < size:
+                simple[place].append(Reading(letters[place], place + 1, 0.0))
+            for end in range(place, min(place + LONGEST, size) + 1):
+                for cost, run in self.sources_of(context, text[place:end]):
+                    if cost > most:
+                        break
                     if run:
-                        here.append(Reading(run.encode("utf-8", "surrogatepass"), end, cost))
-                    elif end < len(letters):  # noise alone, and the next character as it is
-                        here.append(Reading(letters[end], end + 1, cost))
-                    else:
-                        ends[i] = min(ends[i], cost)
-            found.append(here)
+                        simple[place].append(Reading(bytes_of(run), end, cost))
+                    elif end > place:
+                        for further, more in alone[end].items():
+                            if cost + more <= most:
+                                alone[place][further] = min(alone[place].get(further, math.inf), cost + more)
+            simple[place].sort(key=lambda reading: reading.cost)
+            ends[place] = alone[place].get(size, math.inf)
+            for after, noise in alone[place].items():
+                for reading in simple[after]:
+                    if noise + reading.cost > most and reading.cost:
+                        break
+                    found[place].append(replace(reading, cost=noise + reading.cost))
         return found, ends
 
     def told_before(self, text, nats):
         """Nats of a text before each of its characters, shape `(characters + 1,)`, from those of its bytes."""
-        sizes = [len(character.encode("utf-8", "surrogatepass")) for character in text]
+        sizes = [len(bytes_of(character)) for character in text]
         return np.concatenate(([0.0], np.cumsum(nats)))[np.cumsum([0, *sizes])]
 
     def likeliest(self, texts):
-        """The likeliest clean text of each noisy one, a `list[str]`."""
-        told = [self.told_before(text, nats) for text, nats in zip(texts, self.nats(texts), strict=True)]
+        """The likeliest clean text of each noisy one, a `list[str]`; none is more than twice as long."""
+        return self.search(texts, self.nats(texts))
+
+    def search(self, texts, nats):
+        """As [`likeliest`], of texts whose bytes' nats are known, as of [`nats`]."""
+        if not texts:
+            return []
+        told = [self.told_before(*pair) for pair in zip(texts, nats, strict=True)]
         readings, ends = zip(*map(self.readings, texts, told), strict=True)
-        best = [(0.0, text.encode("utf-8", "surrogatepass")) for text in texts]  # as it is, a text gains nothing
+        best = [(0.0, bytes_of(text)) for text in texts]  # as it is, a text gains nothing
+        longest = [2 * len(text) + LONGEST for _, text in best]
         model = self.language_model
-        starts = torch.full((len(texts), 1), model.config.bos_token_id, device=model.device)
-        output = model(starts, use_cache=True)
-        beams = [[Hypothesis(b"", b"", 0, 0.0, row)] for row in range(len(texts))]
-        while any(beams):
-            scores = output.logits[:, -1].float().log_softmax(-1).cpu().numpy()
-            chosen = []
-            for i, beam in enumerate(beams):
-                for now in beam:
-                    gain = now.score + told[i][-1] - ends[i][now.end]
-                    if not now.rest and gain > best[i][0]:
-                        best[i] = gain, now.text
-                chosen.append(self.best_of(beam, scores, readings[i], told[i], best[i][0]))
-            rows = [now.row for beam in chosen for now in beam]
-            if not rows:
-                break
-            last = torch.tensor([[now.text[-1]] for beam in chosen for now in beam], device=model.device)
-            output.past_key_values.reorder_cache(torch.tensor(rows, device=model.device))
-            output = model(last, past_key_values=output.past_key_values, use_cache=True)
-            number = iter(range(len(rows)))
-            beams = [[replace(now, row=next(number)) for now in beam] for beam in chosen]
-        return [text.decode("utf-8", "replace") for _, text in best]
+        with in_use(model):
+            output = model(torch.full((len(texts), 1), model.config.bos_token_id, device=model.device), use_cache=True)
+            beams = [[Hypothesis(b"", b"", 0, 0.0, row)] for row in range(len(texts))]
+            while True:
+                scores = output.logits[:, -1].float().log_softmax(-1).cpu().numpy()
+                for i, beam in enumerate(beams):
+                    for now in beam:
+                        gain = now.score + told[i][-1] - ends[i][now.end]
+                        if not now.rest and gain > best[i][0]:
+                            best[i] = gain, now.text
+                    beams[i] = self.best_of(
+                        [now for now in beam if len(now.text) < longest[i]], scores, readings[i], told[i], best[i][0]
+                    )
+                rows = [now.row for beam in beams for now in beam]
+                if not rows:
+                    return [text.decode("utf-8", "surrogatepass") for _, text in best]
+                last = torch.tensor([[now.text[-1]] for beam in beams for now in beam], device=model.device)
+                output.past_key_values.reorder_cache(torch.tensor(rows, device=model.device))
+                output = model(last, past_key_values=output.past_key_values, use_cache=True)
+                number = iter(range(len(rows)))
+                beams = [[replace(now, row=next(number)) for now in beam] for beam in beams]
 
     def best_of(self, beam, scores, readings, told, reached):
         """The best hypotheses that are one byte longer.
@@ -208,37 +253,36 @@ class NoisyChannel:
         Returns:
             `list[Hypothesis]`, the best first.
         """
-        found = {}
+        found, least = {}, reached - self.beam_width
         for now in beam:
             for reading in [Reading(now.rest, now.end, 0.0)] if now.rest else readings[now.end]:
                 byte, rest = reading.written[:1], reading.written[1:]
                 score = now.score + float(scores[now.row, byte[0]]) - reading.cost
                 # What is not written yet of a reading is not known to be likely.
                 gain = score + told[reading.end] - self.usual_nats * len(rest)
+                if gain < least:
+                    continue
+                least = max(least, gain - self.beam_width)
                 text = now.text + byte
                 key = reading.end, rest, text[-RECENT:]
                 if key not in found or found[key][0] < gain:
                     found[key] = gain, Hypothesis(text, rest, reading.end, score, now.row)
-        best = sorted(found.values(), key=lambda pair: -pair[0])[: self.num_beams]
-        least = max(reached, best[0][0] if best else reached) - self.beam_width
+        best = heapq.nlargest(self.num_beams, found.values(), key=lambda pair: pair[0])
         return [now for gain, now in best if gain >= least]
 
     # Use
 
     def window_edits(self, windows, batch_size):
         """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts with one edit in a batch."""
-        with in_use(self.language_model):
-            wanted = [
-                (i, edit) for i, text in enumerate(self.likeliest(windows)) for edit in word_edits(windows[i], text)
-            ]
-            before = [nats.sum() for nats in self.nats(windows)]
-            found = [[] for _ in windows]
-            for start in range(0, len(wanted), batch_size):
-                part = wanted[start : start + batch_size]
-                after = self.nats([windows[i][:a] + new + windows[i][b:] for i, (a, b, new) in part])
-                for (i, edit), nats in zip(part, after, strict=True):
-                    gain = float(before[i] - nats.sum()) - self.edit_nats(windows[i], *edit)
-                    found[i].append(SuggestedEdit(*edit, gain))
+        before, found = self.nats(windows), [[] for _ in windows]
+        restored = self.search(windows, before)
+        wanted = [(i, edit) for i, text in enumerate(restored) for edit in word_edits(windows[i], text)]
+        for start in range(0, len(wanted), batch_size):
+            part = wanted[start : start + batch_size]
+            after = self.nats([windows[i][:a] + new + windows[i][b:] for i, (a, b, new) in part])
+            for (i, edit), nats in zip(part, after, strict=True):
+                gain = float(before[i].sum() - nats.sum()) - self.edit_nats(windows[i], *edit)
+                found[i].append(SuggestedEdit(*edit, gain))
         return found
 
     def suggest_edits(self, texts, window=256, overlap=64, batch_size=8, show_progress=False):
