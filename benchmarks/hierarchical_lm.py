@@ -180,6 +180,12 @@ def writing_seconds(models, prompts):
         return interleaved_seconds({name: writer(model.eval()) for name, model in models.items()}, rounds=3)
 
 
+def harness_of(model, tokenizer):
+    """A model as lm-eval asks it."""
+    kind = HFLM if model.config.model_type == "llama" else HierarchicalAELM
+    return kind(pretrained=model, tokenizer=tokenizer, batch_size=16, max_length=4096, device="cpu")
+
+
 def cute_nats(results):
     """Nats of an answer, the mean over CUTE's tasks, of lm-eval's results."""
     tasks = [row for task, row in results["results"].items() if task.startswith("cute_")]
@@ -189,9 +195,14 @@ def cute_nats(results):
 def task_figures(cell, model, arguments):
     """The share of BLiMP that a trained model gets right, and the mean over CUTE's tasks of the nats of an answer, of which so
     small a model gives none right."""
-    kind = HFLM if is_flat(cell) else HierarchicalAELM
-    harness = kind(pretrained=model, tokenizer=tokenizer_of(cell), batch_size=16, max_length=4096, device="cpu")
-    found = evaluate(harness, None, list(TASKS), arguments.data_dir, limit=arguments.limit, bootstrap_iters=0)
+    found = evaluate(
+        harness_of(model, tokenizer_of(cell)),
+        None,
+        list(TASKS),
+        arguments.data_dir,
+        limit=arguments.limit,
+        bootstrap_iters=0,
+    )
     return {"BLiMP": found["groups"]["blimp"]["acc,none"], "CUTE, nats an answer": cute_nats(found)}
 
 

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import hierarchical_lm
 import torch
-from hierarchical_lm import PASSAGE_LENGTH, cute_nats, load_cell, model_of, prepare, tokenizer_of
+from hierarchical_lm import CELLS, PASSAGE_LENGTH, cute_nats, harness_of, load_cell, prepare, tokenizer_of
 from language_cells import Cells, digest_of
-from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_textae.data.corpora import load_corpus
 from modeling_textae.evaluation.language import language_figures
-from modeling_textae.evaluation.lm_harness import HierarchicalAELM, evaluate, result_rows
+from modeling_textae.evaluation.lm_harness import evaluate, result_rows
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import sample_passages, texts_of
 
@@ -33,10 +32,8 @@ METRICS = ("acc", "acc_norm", "perplexity")
 
 def flat_twin(arguments):
     """The trained flat model."""
-    configuration = model_of(TWIN).config.to_diff_dict()
-    arguments.output = RUNS / digest_of(
-        arguments.train_file, arguments.passages, arguments.batch_size, TWIN, configuration
-    )
+    shape = CELLS[TWIN].to_diff_dict()
+    arguments.output = RUNS / digest_of(arguments.train_file, arguments.passages, arguments.batch_size, TWIN, shape)
     prepare(arguments)
     cells = Cells(hierarchical_lm.__file__, arguments.output, batch_size=arguments.batch_size)
     cell = TWIN, arguments.rate, arguments.seconds, SEED
@@ -76,12 +73,9 @@ def main():
     passages = sample_passages(texts, PASSAGE_LENGTH, arguments.test_passages, 0)
     twin = flat_twin(arguments)
     ours = AutoModelForCausalLM.from_pretrained(arguments.checkpoint, dtype=torch.float32, use_safetensors=True)
-    options = {"batch_size": 16, "max_length": 4096, "device": "cpu"}
     found = {
-        "Abstractinator": HierarchicalAELM(
-            pretrained=ours, tokenizer=AutoTokenizer.from_pretrained(arguments.checkpoint), **options
-        ),
-        "flat twin": HFLM(pretrained=twin, tokenizer=tokenizer_of(TWIN), **options),
+        "Abstractinator": harness_of(ours, AutoTokenizer.from_pretrained(arguments.checkpoint)),
+        "flat twin": harness_of(twin, tokenizer_of(TWIN)),
     }
     found = {name: figures_of(harness, passages, arguments) for name, harness in found.items()}
     rows = []

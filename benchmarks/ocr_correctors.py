@@ -29,7 +29,7 @@ import modeling_textae  # noqa: F401  registers the classes
 from modeling_textae.data.corpora import load_corpus
 from modeling_textae.data.ocr_noise import OcrNoiseModel
 from modeling_textae.data.pairs import read_pairs
-from modeling_textae.evaluation.denoising import figures_of
+from modeling_textae.evaluation.denoising import figures_of, reduction_of
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import texts_of
 from modeling_textae.models.noisy_channel import NoisyChannel
@@ -90,9 +90,7 @@ def compare(model, tokenizer, arguments):
         restored = correct(noisy)
         seconds = time.perf_counter() - start
         after = figures_of(restored, clean)
-        wrong = before["character_error_rate"]
-        reduction = 1 - after["character_error_rate"] / wrong if wrong else None
-        rows.append({"corrector": name} | after | {"reduction": reduction, "kB/s": size / seconds})
+        rows.append({"corrector": name} | after | {"reduction": reduction_of(before, after), "kB/s": size / seconds})
     show_table(OUTPUT / "table", "Correctors of OCR", rows)
 
 

@@ -120,21 +120,21 @@ def test_what_the_gain_does_not_reach_stays(model, noise):
 
 
 def test_texts_that_are_no_utf8_and_empty_ones_come_back(model, noise):
-    channel, texts = (
-        NoisyChannel(model, noise),
-        ["", "\udcff\N{CJK UNIFIED IDEOGRAPH-65E5}\U0001f642", " ", "the \ud83d\ude42 old"],
-    )
+    channel = NoisyChannel(model, noise)
+    texts = ["", "\udcff\N{CJK UNIFIED IDEOGRAPH-65E5}\U0001f642", " ", "the \ud83d\ude42 old"]
     assert channel.denoise(texts) == texts
     assert channel.likeliest(texts) == texts
     assert (channel.nats([]), channel.likeliest([]), channel.denoise([])) == ([], [], [])
 
 
 def test_a_model_in_training_is_used_without_dropout_and_trains_on(model, noise):
-    channel = NoisyChannel(model.train(), noise)
+    channel = NoisyChannel(model, noise)
+    told = channel.nats(["tlie old, river"])[0].tolist()
+    model.train()
     try:
         assert channel.denoise(["tlie old, river"]) == ["the old river"]
         assert model.training
-        assert not channel.nats(["x"])[0].dtype.hasobject
+        assert channel.nats(["tlie old, river"])[0].tolist() == told
     finally:
         model.eval()
 

@@ -155,11 +155,14 @@ class OcrNoiseModel:
         self.counts, self.occurrences, self.strengths = dict(edits), dict(occurrences), list(strengths)
         self.overlap = overlap
         runs = sorted({(context, run) for context, run, _ in self.counts})
-        rates, self.table = {}, StringTable(sorted({target for _, _, target in self.counts}))
+        self.rates = rates = {}
+        self.sources, self.table = {}, StringTable(sorted({target for _, _, target in self.counts}))
         number = {target: i for i, target in enumerate(self.table.strings)}
         of_run = {}
         for (context, run, target), count in sorted(self.counts.items()):
             of_run.setdefault((context, run), {})[target] = count
+            if not context:
+                self.sources.setdefault(target, []).append(run)
         for context, run in sorted(runs, key=lambda pair: pair[0] != ""):
             seen = self.occurrences[context, run]
             if not context:
@@ -169,10 +172,6 @@ class OcrNoiseModel:
             rates[context, run] = {
                 t: (own.get(t, 0) + CONTEXT_WEIGHT * rate) / (seen + CONTEXT_WEIGHT) for t, rate in general.items()
             }
-        self.rates, self.sources = rates, {}
-        for context, run, target in sorted(self.counts):
-            if not context:
-                self.sources.setdefault(target, []).append(run)
         # For each length of a run what is known after a character, and what is known of the run alone.
         self.known, self.general = (
             [

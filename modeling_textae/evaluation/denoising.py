@@ -21,6 +21,12 @@ def figures_of(texts, clean):
     }
 
 
+def reduction_of(before, after):
+    """Share of the character errors that are gone, of two [`figures_of`]; `None` where there were none."""
+    wrong = before["character_error_rate"]
+    return 1 - after["character_error_rate"] / wrong if wrong else None
+
+
 def denoising_rows(suggest_edits, pairs, gains, show_progress=True, **kwargs):
     """Error rates of noisy texts as they are and restored, at several margins.
 
@@ -44,13 +50,12 @@ def denoising_rows(suggest_edits, pairs, gains, show_progress=True, **kwargs):
     for gain in gains:
         restored = [apply_suggested(text, edits, gain) for text, edits in zip(noisy, found, strict=True)]
         after = figures_of(restored, clean)
-        wrong = before["character_error_rate"]
         rows.append(
             {
                 "texts": "restored",
                 "min_gain": gain,
                 **after,
-                "reduction": 1 - after["character_error_rate"] / wrong if wrong else None,
+                "reduction": reduction_of(before, after),
                 "changed": sum(a != b for a, b in zip(noisy, restored, strict=True)) / len(noisy),
             }
         )

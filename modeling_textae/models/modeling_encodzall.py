@@ -298,6 +298,23 @@ def flatten_words(word_index, real):
     return begins, segments, segment_count(segments, len(word)), text, word
 
 
+def without_padding(ids, real, beyond=0):
+    """Ids from each text's first on, without gaps, and where each has gone.
+
+    Args:
+        ids (`torch.LongTensor` of shape `(batch, length)`), real (`torch.BoolTensor` of the same shape): which are of the text.
+        beyond (`int`, defaults to 0): places more.
+
+    Returns:
+        `tuple`: ids, shape `(batch, length + beyond)`, -1 behind each text's last; and places, shape `(batch, length)`, of
+        padding that of the last before it.
+    """
+    places, width = (real.cumsum(1) - 1).clamp(min=0), ids.shape[1] + beyond
+    texts = ids.new_full((len(ids), width + 1), -1)  # all padding goes to the one place beyond, which is cut off
+    texts.scatter_(1, torch.where(real, places, width), ids)
+    return texts[:, :-1], places
+
+
 class EncodzallPreTrainedModel(TextAutoencoder):
     """Loading, saving and initial weights of the Encodzall models."""
 
@@ -421,12 +438,8 @@ class EncodzallModel(EncodzallPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(bytes, hidden_size)`.
         """
-        # Texts from their first byte on, whatever side their padding is on.
-        place, row = real.cumsum(1)[real] - 1, real.nonzero()[:, 0]
-        width, beyond = int(real.sum(1).max()), self.hashes.recent
-        texts = input_ids.new_full((len(input_ids), width + beyond), -1)
-        texts[row, place] = input_ids[real]
-        ending = self.hashes(texts)
+        texts, places = without_padding(input_ids, real, self.hashes.recent)
+        row, place, ending = real.nonzero()[:, 0], places[real], self.hashes(texts)
         runs = [ending[row, place]]
         runs += [ending[row, place + size - 1, i, None] for i, size in enumerate(self.hashes.sizes)]
         return self.ngram_proj(self.ngrams(torch.cat(runs, 1)).flatten(1))
@@ -773,12 +786,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """
         whole = torch.cat((recent, ids), 1)
         real = whole != self.config.pad_token_id if mask is None else mask[:, -whole.shape[1] :] != 0
-        place = (real.cumsum(1) - 1).clamp(min=0)
-        # What is padding goes to a place beyond the end.
-        texts = whole.new_full((len(ids), whole.shape[1] + 1), -1)
-        texts.scatter_(1, torch.where(real, place, whole.shape[1]), whole)
-        rows = self.model.hashes(texts[:, :-1])
-        rows = rows.gather(1, place[:, recent.shape[1] :, None].expand(-1, -1, rows.shape[2]))
+        texts, places = without_padding(whole, real)
+        rows = self.model.hashes(texts)
+        rows = rows.gather(1, places[:, recent.shape[1] :, None].expand(-1, -1, rows.shape[2]))
         return self.sequence_decoder.ngram_proj(self.model.ngrams(rows).flatten(2))
 
     def prepare_inputs_for_generation(self, input_ids, **kwargs):

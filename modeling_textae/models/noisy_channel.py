@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from ..data.collators import pad_rows, padding_mask
 from ..data.ocr_noise import LONGEST, edits_between
 from .autoencoder import in_use
 from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, word_edits
@@ -126,17 +127,12 @@ class NoisyChannel:
         """Nats of each byte of texts, a `list[str]`: for each an array of shape `(bytes,)`."""
         if not texts:
             return []
-        rows = [bytes_of(text) for text in texts]
-        width = max(map(len, rows))
-        ids = torch.zeros(len(rows), 1 + width, dtype=torch.long)
-        ids[:, 0] = self.language_model.config.bos_token_id
-        for i, row in enumerate(rows):
-            ids[i, 1 : 1 + len(row)] = torch.tensor(list(row), dtype=torch.long)
-        real = torch.arange(1 + width) <= torch.tensor([[len(row)] for row in rows])
-        ids, real = ids.to(self.language_model.device), real.to(self.language_model.device)
+        rows, device = [[*bytes_of(text)] for text in texts], self.language_model.device
+        whole = [[self.language_model.config.bos_token_id, *row] for row in rows]
+        ids, real = pad_rows(whole, 0).to(device), padding_mask(whole).to(device)
         with in_use(self.language_model):
-            logits = self.language_model(ids, attention_mask=real.long(), use_cache=False).logits[:, :-1]
-        wanted = ids[:, 1:].masked_fill(~real[:, 1:], -100)
+            logits = self.language_model(ids, attention_mask=real, use_cache=False).logits[:, :-1]
+        wanted = ids[:, 1:].masked_fill(real[:, 1:] == 0, -100)
         nats = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), wanted, reduction="none").cpu().numpy()
         return [found[: len(row)] for found, row in zip(nats, rows, strict=True)]
 
@@ -301,6 +297,7 @@ class NoisyChannel:
         Raises:
             ValueError: for an overlap that is more than a half of the window, a window below 16 bytes, or a text alone.
         """
+        # A text with one edit is one row, a window as many as it has beams.
         edits_of = partial(self.window_edits, batch_size=batch_size * 4)
         return edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress)
 
