@@ -1,99 +1,143 @@
 """Noise control against schedules: PID, a linear rise and three fixed rates, at equal steps and two seeds.
 
-    python benchmarks/noise_control.py --train_file corpus.jsonl.xz --validation_file held-out.jsonl.xz
+    CORPUS="--train_file corpus.jsonl.xz --validation_file held-out.jsonl.xz"
+    python benchmarks/noise_control.py masking $CORPUS
+    python benchmarks/noise_control.py denoising $CORPUS --pairs_file pairs.jsonl.xz --first 0.8 --last 0.9
 
-All cells go on from one checkpoint, that of recipes/encodzall-nano.yaml. Each cell is a run of run_pretraining.py in a process
-of its own; a finished cell is not run again and an interrupted one goes on. Prints a Markdown table of what the reports of the
-runs say, and writes it beside them.
+All cells of a phase go on from one checkpoint: masking from that of recipes/encodzall-nano.yaml, denoising from
+model_cards/encodzall-nano. Each cell is a run of run_pretraining.py in a process of its own, two at a time; a finished cell is
+not run again and an interrupted one goes on. Prints a Markdown table and writes it beside the runs: of what the reports say of
+masked validation text, or of the errors that are left in noisy texts that the noise was not made after.
 """
 
 import argparse
 import json
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from processes import run_all
 
-from modeling_textae.evaluation.report import table, write_report
+from modeling_textae import EncodzallForConditionalGeneration, EncodzallTokenizer
+from modeling_textae.data.pairs import read_pairs
+from modeling_textae.evaluation.denoising import denoising_rows
+from modeling_textae.evaluation.report import show_table
 
 ROOT = Path(__file__).parent.parent
 STEPS = 400
-SETPOINT = 0.35
-KINDS = {
-    "PID, set-point 0.35": f"--noise pid --noise_rate 0.2 --loss_setpoint {SETPOINT} --control_warmup_steps 20",
+GAINS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]  # nats
+MASKING = {
+    "PID, set-point 0.35": "--noise pid --noise_rate 0.2 --loss_setpoint 0.35 --control_warmup_steps 20",
     "linear, 0.1 to 0.4": "--noise linear --noise_rate 0.1 --noise_end 0.4",
     "fixed, 0.1": "--noise fixed --noise_rate 0.1",
     "fixed, 0.2": "--noise fixed --noise_rate 0.2",
     "fixed, 0.4": "--noise fixed --noise_rate 0.4",
 }
-RECIPE = f"--max_steps {STEPS} --passage_length 256 --warmup_steps 20 --save_steps 200 --report_passages 200"
+DENOISING = {
+    "PID, set-point 0.35": "--noise pid --noise_rate 0.08 --loss_setpoint 0.35 --control_warmup_steps 200",
+    "linear, 0.04 to 0.16": "--noise linear --noise_rate 0.04 --noise_end 0.16",
+    "fixed, 0.04": "--noise fixed --noise_rate 0.04",
+    "fixed, 0.08": "--noise fixed --noise_rate 0.08",
+    "fixed, 0.16": "--noise fixed --noise_rate 0.16",
+}
+KINDS = {"masking": MASKING, "denoising": DENOISING}
+RECIPES = {"masking": "encodzall-nano-long.yaml", "denoising": "encodzall-nano-denoise.yaml"}
+INITIAL = {"masking": "runs/encodzall-nano", "denoising": "model_cards/encodzall-nano"}
+OPTIONS = f"--max_steps {STEPS} --passage_length 256 --warmup_steps 20 --save_steps 200 --disable_tqdm true"
 
 
-def cell_folder(output, kind, seed):
+def cell_folder(arguments, kind, seed):
     """Where a cell's run lives."""
-    return Path(output) / f"{kind.replace(', ', '-').replace(' ', '-')}-seed-{seed}"
+    return arguments.output / f"{kind.replace(', ', '-').replace(' ', '-')}-seed-{seed}"
 
 
-def run_cell(output, kind, seed, initial_checkpoint, corpus):
-    """Run or continue one cell."""
-    command = [
-        sys.executable, str(ROOT / "run_pretraining.py"), str(ROOT / "recipes" / "encodzall-nano-long.yaml"),
-        *RECIPE.split(), *KINDS[kind].split(), "--seed", str(seed), "--output_dir", str(cell_folder(output, kind, seed)),
-        "--initial_checkpoint", initial_checkpoint, *corpus, "--resume_from_checkpoint",
+def command_of(arguments, kind, seed):
+    """The run of a cell."""
+    corpus = []
+    for name in ("train_file", "validation_file"):
+        if getattr(arguments, name):
+            corpus += [f"--{name}", *getattr(arguments, name)]
+    return [
+        sys.executable, str(ROOT / "run_pretraining.py"), str(ROOT / "recipes" / RECIPES[arguments.phase]),
+        *OPTIONS.split(), *KINDS[arguments.phase][kind].split(), "--seed", str(seed),
+        "--report_passages", "200" if arguments.phase == "masking" else "2",
+        "--output_dir", str(cell_folder(arguments, kind, seed)),
+        "--initial_checkpoint", arguments.initial_checkpoint, *corpus, "--resume_from_checkpoint", "auto",
     ]  # fmt: skip
-    subprocess.run(command, check=True)
 
 
-def read_cell(output, kind, seed):
-    """The figures of a finished cell, or `None`."""
-    folder = cell_folder(output, kind, seed)
-    if not (folder / "report.json").is_file():
-        return None
-    report = json.loads((folder / "report.json").read_text())
+def loss_figures(folder):
+    """How a finished cell's training loss stood in its second half."""
     logs = [log for log in json.loads((folder / "trainer_state.json").read_text())["log_history"] if "loss" in log]
-    late = [log["loss"] for log in logs if log["step"] > STEPS // 2]
+    late = [float(log["loss"]) for log in logs if log["step"] > STEPS // 2]
     means = np.array(late[: len(late) // 10 * 10]).reshape(-1, 10).mean(1)
-    masked = report["masked"]["0.2"]
     return {
-        "clean": report["clean"]["byte_accuracy"],
-        "masked 0.2": masked["byte_accuracy"],
-        "hidden characters": masked["hidden_character_accuracy"],
-        "hidden words": masked["hidden_word_accuracy"],
+        "noise at the end": float(logs[-1].get("noise_rate", np.nan)),
         "loss, last half": float(np.mean(late)),
         "its 100-step range": float(means.max() - means.min()),
+    }
+
+
+def masking_figures(folder):
+    """What a finished cell's report says."""
+    report = json.loads((folder / "report.json").read_text())
+    masked = report["masked"]["0.2"]
+    return {
+        "masked 0.2": masked["byte_accuracy"],
+        "clean": report["clean"]["byte_accuracy"],
+        "hidden characters": masked["hidden_character_accuracy"],
+        "hidden words": masked["hidden_word_accuracy"],
+    }
+
+
+def denoising_figures(folder, pairs):
+    """What a finished cell restores of noisy texts, at the best of some margins, and at which."""
+    model = EncodzallForConditionalGeneration.from_pretrained(folder, dtype="float32", use_safetensors=True).eval()
+    suggest_edits = partial(model.suggest_edits, tokenizer=EncodzallTokenizer.from_pretrained(folder))
+    noisy, *restored = denoising_rows(suggest_edits, pairs, GAINS)[0]
+    best = min(restored, key=lambda row: row["character_error_rate"])
+    return {
+        "errors that are gone": best["reduction"],
+        "margin": best["min_gain"],
+        "of words": 1 - best["word_error_rate"] / noisy["word_error_rate"],
+        "gone without margin": restored[0]["reduction"],
     }
 
 
 def main():
     """Run the cells that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("phase", choices=KINDS)
     parser.add_argument("--train_file", nargs="+", default=[], help="corpus; by default the embedded one")
-    parser.add_argument("--validation_file", nargs="+", default=[], help="held-out text that the reports measure on")
-    parser.add_argument("--initial_checkpoint", default="runs/encodzall-nano", help="where all cells begin")
+    parser.add_argument("--validation_file", nargs="+", default=[], help="held-out text that reports measure on")
+    parser.add_argument("--pairs_file", help="noisy and clean texts that denoising is measured on")
+    parser.add_argument("--first", type=float, default=0.0, help="from this share of its records on")
+    parser.add_argument("--last", type=float, default=1.0, help="up to this one")
+    parser.add_argument("--pairs", type=int, default=300, help="of these, chosen evenly, at most")
+    parser.add_argument("--initial_checkpoint", help="where all cells begin")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--output_dir", default="runs/noise-control")
-    parser.add_argument("--table_only", action="store_true", help="print the table of what is finished")
     arguments = parser.parse_args()
-    corpus = []
-    for name in ("train_file", "validation_file"):
-        if getattr(arguments, name):
-            corpus += [f"--{name}", *getattr(arguments, name)]
-    if not arguments.table_only:
-        for seed in arguments.seeds:
-            for kind in KINDS:
-                run_cell(arguments.output_dir, kind, seed, arguments.initial_checkpoint, corpus)
+    arguments.initial_checkpoint = arguments.initial_checkpoint or INITIAL[arguments.phase]
+    arguments.output = Path(arguments.output_dir) / arguments.phase
+    figures_of = masking_figures
+    if arguments.phase == "denoising":
+        if arguments.pairs_file is None:
+            parser.error("denoising is measured on a --pairs_file")
+        pairs = read_pairs(arguments.pairs_file, first=arguments.first, last=arguments.last)
+        figures_of = partial(denoising_figures, pairs=pairs[:: -(-len(pairs) // arguments.pairs)])
+    kinds = KINDS[arguments.phase]
+    folders = {(kind, seed): cell_folder(arguments, kind, seed) for seed in arguments.seeds for kind in kinds}
+    run_all(command_of(arguments, *cell) for cell, folder in folders.items() if not (folder / "report.json").is_file())
     rows = []
-    for kind in KINDS:
-        cells = [read_cell(arguments.output_dir, kind, seed) for seed in arguments.seeds]
-        cells = [cell for cell in cells if cell]
-        if cells:
-            means = {name: float(np.mean([cell[name] for cell in cells])) for name in cells[0]}
-            spread = float(np.ptp([cell["masked 0.2"] for cell in cells]))
-            rows.append({"noise": kind, "seeds": len(cells), **means, "spread of masked": spread})
-    body = table(rows, list(rows[0])) if rows else "no cell is finished"
-    write_report(Path(arguments.output_dir) / "table", "Noise control against schedules", {"rows": rows}, body)
-    print(body)
+    for kind in kinds:
+        finished = [folders[kind, seed] for seed in arguments.seeds]
+        found = [figures_of(folder) | loss_figures(folder) for folder in finished]
+        means = {name: float(np.mean([cell[name] for cell in found])) for name in found[0]}
+        first = next(iter(means))  # what a phase is about
+        rows.append({"noise": kind, **means, "seeds differ by": float(np.ptp([cell[first] for cell in found]))})
+    show_table(arguments.output / "table", f"Noise control against schedules: {arguments.phase}", rows)
 
 
 if __name__ == "__main__":
