@@ -15,9 +15,10 @@ CLEAN = ["the old river", "a boat by the river", "the old boat", "by the old riv
 NOISY = [text.replace("the", "tlie").replace("old ", "old, ").replace("boat by", "boatby") for text in CLEAN]
 
 
-def trained(model):
+def trained(kind, config):
     """A model that knows these sentences and little else."""
     torch.manual_seed(0)
+    model = kind(config)
     ids = torch.tensor([[257, *text.encode()][:14] + [256] * (14 - 1 - len(text)) for text in CLEAN])
     labels = ids.masked_fill(ids == 256, -100)
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
@@ -30,7 +31,7 @@ def trained(model):
 
 @pytest.fixture(scope="module")
 def model():
-    return trained(textae.AbstractinatorForCausalLM(abstractinator_config()))
+    return trained(textae.AbstractinatorForCausalLM, abstractinator_config())
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,7 @@ def test_a_language_model_of_another_kind_will_do(noise):
         vocab_size=261, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, pad_token_id=256,
         bos_token_id=257, eos_token_id=258,
     )  # fmt: skip
-    torch.manual_seed(0)
-    channel = NoisyChannel(trained(LlamaForCausalLM(config)), noise)
+    channel = NoisyChannel(trained(LlamaForCausalLM, config), noise)
     assert channel.denoise(["tlie old, river"]) == ["the old river"]
 
 
@@ -112,6 +112,18 @@ def test_gains_are_by_how_much_texts_and_their_noise_are_likelier(model, noise):
     before, after = (nats.sum() for nats in channel.nats(["tlie river", "the river"]))
     cost = -math.log(noise.rate("t", "h", "li")) + channel.edit_cost
     assert edit.gain == pytest.approx(before - after - cost, abs=1e-3)
+
+
+def test_an_edit_beside_others_gains_what_they_lose_without_it(model, noise):
+    channel = NoisyChannel(model, noise)
+    first, second = channel.suggest_edits(["by tlie old, river"])[0]
+    assert (first.replacement, second.replacement) == ("the", "old")
+    nats = dict(
+        zip(["all", 0, 1], channel.nats(["by the old river", "by tlie old river", "by the old, river"]), strict=True)
+    )
+    costs = [channel.cost("t", "h", "li"), channel.cost("d", "", ",")]
+    for i, edit in enumerate((first, second)):
+        assert edit.gain == pytest.approx(nats[i].sum() - nats["all"].sum() - costs[i], abs=1e-3)
 
 
 def test_what_the_gain_does_not_reach_stays(model, noise):

@@ -20,7 +20,8 @@ class SuggestedEdit:
     Attributes:
         start, end (`int`): characters of the text, from and to.
         replacement (`str`): what to write there.
-        gain (`float`): by how many nats the model finds the text likelier with this edit alone.
+        gain (`float`): by how many nats the model finds the text likelier with this edit than without it, alone or beside the
+            others of its window.
     """
 
     start: int

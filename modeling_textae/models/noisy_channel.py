@@ -66,8 +66,8 @@ class NoisyChannel:
 
     Where the noisy text surprises the language model, all that the noise model knows to become what stands there is tried,
     several edits in a row included; the likeliest text is compared with the noisy one, and each word in which they differ is an
-    edit with a gain of its own. The search takes the character before an edit from the noisy text, gains take it from the clean
-    one.
+    edit with a gain of its own: what is lost without it, beside all the others. The search takes the character before an edit
+    from the noisy text, gains take it from the clean one.
 
     Args:
         language_model ([`AbstractinatorForCausalLM`]): or another causal model with a `bos_token_id` and a cache that can be
@@ -269,15 +269,22 @@ class NoisyChannel:
     # Use
 
     def window_edits(self, windows, batch_size):
-        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts with one edit in a batch."""
+        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts without one edit in a batch."""
         before, found = self.nats(windows), [[] for _ in windows]
         restored = self.search(windows, before)
+        with_all = [float(nats.sum()) for nats in self.nats(restored)]
         wanted = [(i, edit) for i, text in enumerate(restored) for edit in word_edits(windows[i], text)]
+        # What a text is without one edit: the noisy words put back where they are in the restored text.
+        moved = [0] * len(windows)
+        without = []
+        for i, (start, end, new) in wanted:
+            place = start + moved[i]
+            without.append(restored[i][:place] + windows[i][start:end] + restored[i][place + len(new) :])
+            moved[i] += len(new) - (end - start)
         for start in range(0, len(wanted), batch_size):
-            part = wanted[start : start + batch_size]
-            after = self.nats([windows[i][:a] + new + windows[i][b:] for i, (a, b, new) in part])
-            for (i, edit), nats in zip(part, after, strict=True):
-                gain = float(before[i].sum() - nats.sum()) - self.edit_nats(windows[i], *edit)
+            part = slice(start, start + batch_size)
+            for (i, edit), nats in zip(wanted[part], self.nats(without[part]), strict=True):
+                gain = float(nats.sum()) - with_all[i] - self.edit_nats(windows[i], *edit)
                 found[i].append(SuggestedEdit(*edit, gain))
         return found
 
@@ -297,7 +304,7 @@ class NoisyChannel:
         Raises:
             ValueError: for an overlap that is more than a half of the window, a window below 16 bytes, or a text alone.
         """
-        # A text with one edit is one row, a window as many as it has beams.
+        # A text without one edit is one row, a window as many as it has beams.
         edits_of = partial(self.window_edits, batch_size=batch_size * 4)
         return edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress)
 
