@@ -20,8 +20,7 @@ class SuggestedEdit:
     Attributes:
         start, end (`int`): characters of the text, from and to.
         replacement (`str`): what to write there.
-        gain (`float`): by how many nats the model finds the text likelier with this edit than without it, alone or beside the
-            others of its window.
+        gain (`float`): by how many nats the model finds the text likelier with it, alone or beside the others of its window.
     """
 
     start: int
@@ -117,6 +116,23 @@ def word_edits(noisy, restored):
             if noisy[a:c] != restored[b:d]:
                 edits.append((a, c, restored[b:d]))
     return edits
+
+
+def without_each(noisy, restored, edits):
+    """A restored text with one of its edits taken back at a time.
+
+    Args:
+        noisy, restored (`str`), edits (`list[tuple[int, int, str]]`): as of [`word_edits`].
+
+    Returns:
+        `list[str]`, one for each edit.
+    """
+    texts, moved = [], 0
+    for start, end, new in edits:
+        place = start + moved
+        texts.append(restored[:place] + noisy[start:end] + restored[place + len(new) :])
+        moved += len(new) - (end - start)
+    return texts
 
 
 def listed(texts):

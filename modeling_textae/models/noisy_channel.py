@@ -17,7 +17,7 @@ import torch
 from ..data.collators import pad_rows, padding_mask
 from ..data.ocr_noise import LONGEST, edits_between
 from .autoencoder import in_use
-from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, word_edits
+from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, without_each, word_edits
 
 RECENT = 8  # last bytes in which hypotheses must differ to be kept beside each other
 
@@ -272,19 +272,14 @@ class NoisyChannel:
         """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts without one edit in a batch."""
         before, found = self.nats(windows), [[] for _ in windows]
         restored = self.search(windows, before)
-        with_all = [float(nats.sum()) for nats in self.nats(restored)]
-        wanted = [(i, edit) for i, text in enumerate(restored) for edit in word_edits(windows[i], text)]
-        # What a text is without one edit: the noisy words put back where they are in the restored text.
-        moved = [0] * len(windows)
-        without = []
-        for i, (start, end, new) in wanted:
-            place = start + moved[i]
-            without.append(restored[i][:place] + windows[i][start:end] + restored[i][place + len(new) :])
-            moved[i] += len(new) - (end - start)
+        edits = [word_edits(*pair) for pair in zip(windows, restored, strict=True)]
+        whole = [float(nats.sum()) for nats in self.nats(restored)]
+        wanted = [(i, edit) for i, some in enumerate(edits) for edit in some]
+        without = [text for some in zip(windows, restored, edits, strict=True) for text in without_each(*some)]
         for start in range(0, len(wanted), batch_size):
             part = slice(start, start + batch_size)
             for (i, edit), nats in zip(wanted[part], self.nats(without[part]), strict=True):
-                gain = float(nats.sum()) - with_all[i] - self.edit_nats(windows[i], *edit)
+                gain = float(nats.sum()) - whole[i] - self.edit_nats(windows[i], *edit)
                 found[i].append(SuggestedEdit(*edit, gain))
         return found
 
