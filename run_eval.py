@@ -575,12 +575,15 @@ def denoise(arguments):
         min_gain = 0.0
     sizes = {"window": a.window, "overlap": a.overlap} | ({"batch_size": a.batch_size} if a.batch_size else {})
     rows, speed = denoising_rows(suggest_edits, pairs, a.min_gain or [min_gain], **sizes)
-    if a.save_min_gain:
-        best = min(rows[1:], key=lambda row: row["character_error_rate"])
-        config.update({"min_gain": best["min_gain"]})
-        config.save_pretrained(a.checkpoint)
     size = sum(len(clean.encode("utf-8")) for _, clean in pairs)
     head = f"{len(pairs)} texts of {size} bytes; read at {speed:.2f} kB/s."
+    if a.save_min_gain:
+        best = min(rows[1:], key=lambda row: row["character_error_rate"])
+        if best["character_error_rate"] < rows[0]["character_error_rate"]:
+            config.update({"min_gain": best["min_gain"]})
+            config.save_pretrained(a.checkpoint)
+        else:
+            head += " At no margin are there fewer errors than before: none is saved."
     return {"rows": rows, "kilobytes_per_second": speed}, f"{head}\n\n{table(rows, list(rows[-1]))}"
 
 

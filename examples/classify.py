@@ -11,7 +11,6 @@ import argparse
 
 import datasets
 import numpy as np
-from peft import LoraConfig, TaskType, get_peft_model
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, pipeline
 
 from modeling_textae import EncodzallForSequenceClassification, EncodzallTokenizer
@@ -74,6 +73,8 @@ def main():
     )
     if arguments.lora:
         modules = ["q_proj", "k_proj", "v_proj", "o_proj"]
+        from peft import LoraConfig, TaskType, get_peft_model  # comes with modeling_textae[eval]
+
         lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=16, lora_alpha=32, target_modules=modules)
         model = get_peft_model(model, lora)
         model.print_trainable_parameters()

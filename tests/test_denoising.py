@@ -205,6 +205,9 @@ def test_the_command_counts_errors_before_and_after(model, tokenizer, tmp_path, 
     tune = [*arguments, "--min_gain", "1e9", "0.5", "--save_min_gain", "true", "--output", str(output)]
     assert run_eval.main(tune) == 0
     assert textae.EncodzallConfig.from_pretrained(tmp_path / "model").min_gain == 0.5
+    assert run_eval.main([*arguments, "--min_gain", "1e9", "--save_min_gain", "true"]) == 0
+    assert "none is saved" in capsys.readouterr().out
+    assert textae.EncodzallConfig.from_pretrained(tmp_path / "model").min_gain == 0.5
     assert run_eval.main([*arguments, "--clean_column", "noisy", "--output", str(output)]) == 0
     assert json.loads(output.with_suffix(".json").read_text())["rows"][0]["character_error_rate"] == 0
     assert run_eval.main([*arguments, "--noisy_column", "none"]) == 2

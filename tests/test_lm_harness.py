@@ -208,4 +208,8 @@ def test_the_command_without_a_name_means_lm(checkpoint, data_dir, tmp_path, cap
     assert "| piqa | acc_norm |" in output.with_suffix(".md").read_text()
     assert "bits_per_byte" in capsys.readouterr().out
     assert run_eval.main([*arguments[:2], "--tasks", "piqa", "--data_dir", str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "text.jsonl").write_text('{"text": "to be"}\n')
+    capsys.readouterr()
+    assert run_eval.main([*arguments[:2], "--tasks", "piqa", "--data_dir", str(tmp_path)]) == 2
+    assert "has no lm_eval/piqa_validation.jsonl.xz, which piqa is read from" in capsys.readouterr().err
     assert run_eval.main([*arguments[:2], "--tasks", "nothing_like_it", "--data_dir", data_dir]) == 2

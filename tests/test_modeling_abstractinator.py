@@ -933,6 +933,8 @@ def test_files_of_others_are_refused(model):
             model.decompress(bytes(changed))
     with pytest.raises(ValueError, match="cut short or changed"):
         model.decompress(packed[:-1])
+    with pytest.raises(TypeError, match="takes bytes, not str"):
+        model.compress("a")
     with pytest.raises(ValueError, match="must both be 1 or above"):
         model.compress(b"a", stream_length=0)
     with torch.no_grad():

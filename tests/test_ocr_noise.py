@@ -225,6 +225,12 @@ def test_a_model_is_stored_as_json(fitted, tmp_path):
         OcrNoiseModel.from_pretrained(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("pairs", [["ab"], [("a",)], [("a", "b", "c")]])
+def test_what_is_no_pair_is_refused(pairs):
+    with pytest.raises(ValueError, match=r"is no pair: give \(noisy, clean\)"):
+        OcrNoiseModel.fit(pairs)
+
+
 def test_no_noise_teaches_nothing():
     with pytest.raises(ValueError, match="no pair differs"):
         OcrNoiseModel.fit([("same", "same")])

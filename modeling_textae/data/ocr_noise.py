@@ -241,12 +241,16 @@ class OcrNoiseModel:
             [`OcrNoiseModel`].
 
         Raises:
-            ValueError: for no pair that differs, aligned texts that are not, or a `pad` of more than one character.
+            ValueError: for what is no pair, no pair that differs, aligned texts that are not, or a `pad` of more than one
+                character.
         """
         if len(pad) != 1:
             raise ValueError(f"pad {pad!r} is not one character")
         counts, texts, strengths = Counter(), [], []
-        for noisy, clean in pairs:
+        for pair in pairs:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise ValueError(f"{pair!r} is no pair: give (noisy, clean)")
+            noisy, clean = pair
             edits, clean = aligned_edits(clean, noisy, pad) if aligned else (edits_between(clean, noisy), clean)
             if not clean:
                 continue

@@ -20,6 +20,15 @@ logger = logging.get_logger(__name__)
 
 DEFAULT_TASKS = ("lambada_openai", "hellaswag", "arc_easy")
 TEMPLATES = Path(__file__).parent / "lm_tasks"
+# Where a folder of local data has each task's documents, with the fields of its set on the Hub.
+FILES = {
+    "lambada_openai": "lm_eval/lambada_openai.jsonl.xz",
+    "hellaswag": "lm_eval/hellaswag_validation_2000.jsonl.xz",
+    "arc_easy": "lm_eval/arc_easy_validation.jsonl.xz",
+    "piqa": "lm_eval/piqa_validation.jsonl.xz",
+    "winogrande": "lm_eval/winogrande_validation.jsonl.xz",
+    "text_bits": "text.jsonl",
+}
 BLIMP_FILE = "lm_eval/blimp_12x300.jsonl.xz"
 EXAMPLES = 4  # of a CUTE task's rows, the first so many are shown as solved
 QUESTIONS = {
@@ -97,8 +106,7 @@ def local_tasks(data_dir, folder):
     added.
 
     Args:
-        data_dir (`str` or `Path`): with the files that the templates in `lm_tasks/` name; tasks whose files are missing are
-            left out.
+        data_dir (`str` or `Path`): with [`FILES`], BLiMP's and CUTE's; tasks whose files are missing are left out.
         folder (`str` or `Path`): for the tasks' YAML files, and data that had to be brought into another form.
 
     Returns:
@@ -123,15 +131,7 @@ def local_tasks(data_dir, folder):
         (folder / f"_{name}.yaml").write_text("\n".join(lines) + "\n")
         names.append(name)
 
-    sources = {
-        "lambada_openai": "lm_eval/lambada_openai.jsonl.xz",
-        "hellaswag": "lm_eval/hellaswag_validation_2000.jsonl.xz",
-        "arc_easy": "lm_eval/arc_easy_validation.jsonl.xz",
-        "piqa": "lm_eval/piqa_validation.jsonl.xz",
-        "winogrande": "lm_eval/winogrande_validation.jsonl.xz",
-        "text_bits": "text.jsonl",
-    }
-    for name, source in sources.items():
+    for name, source in FILES.items():
         if (data / source).is_file():
             write(name, name)
     if (data / BLIMP_FILE).is_file():
@@ -146,7 +146,7 @@ def local_tasks(data_dir, folder):
     if found:
         group("cute", [f"cute_{task}" for task in found])
     if not names:
-        raise FileNotFoundError(f"{str(data_dir)!r} has none of the tasks' files, like {sources['lambada_openai']}")
+        raise FileNotFoundError(f"{str(data_dir)!r} has none of the tasks' files, like {FILES['lambada_openai']}")
     return names
 
 
@@ -183,10 +183,14 @@ def evaluate(model, model_args, tasks, data_dir=None, **kwargs):
         `dict`: lm-eval's results.
 
     Raises:
-        ValueError: for a task that neither knows.
+        ValueError: for a task that neither knows. FileNotFoundError: for one of [`local_tasks`] whose file the folder lacks.
     """
     with tempfile.TemporaryDirectory() as folder:
         own = local_tasks(data_dir, folder) if data_dir is not None else []
+        known = FILES | {"blimp": BLIMP_FILE, "cute": "cute/"}
+        missing = [task for task in tasks if data_dir is not None and task in known and task not in own]
+        if missing:
+            raise FileNotFoundError(f"{str(data_dir)!r} has no {known[missing[0]]}, which {missing[0]} is read from")
         # To look through all of lm-eval's tasks takes seconds.
         manager = TaskManager(include_path=folder, include_defaults=not set(tasks) <= set(own))
         unknown = [task for task in tasks if not manager.match_tasks([task])]

@@ -139,7 +139,7 @@ def run_report(model, tokenizer, passages):
     if model.base_model.reconstructs:
         figures |= given_back(model.base_model, tokenizer, passages)
         told = "codes alone" if "codes_used" in figures else "vectors and lengths"
-        lines.append(f"bytes right out of {told}: {figure(figures['bytes_right'])}")
+        lines.append(f"bytes right out of {told}, 1 less edits by bytes: {figure(figures['bytes_right'])}")
     if model.base_model.reconstructs and getattr(model, "code_transformer", None) and model.config.code_weight:
         figures |= two_part_figures(model, tokenizer, passages)
         lines.append(

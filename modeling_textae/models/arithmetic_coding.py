@@ -104,8 +104,11 @@ def compress(model, data, stream_length=None, batch_size=256):
         `bytes`.
 
     Raises:
-        ValueError: for a model in training mode, or sizes below 1. ImportError: without the constriction library.
+        TypeError: for what is no bytes. ValueError: for a model in training mode, or sizes below 1. ImportError: without the
+            constriction library.
     """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"compress takes bytes, not {type(data).__name__}: give text.encode()")
     queue, family = coder()
     check_mode(model)
     stream_length = model.config.n_positions if stream_length is None else stream_length
