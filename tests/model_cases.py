@@ -377,6 +377,11 @@ CASES = [
     ),
     replace(
         ENCODZALL_SEQ2SEQ,
+        name="encodzall-follows-source",
+        config=lambda **fields: encodzall_config(**{"follows_source": True} | fields),
+    ),
+    replace(
+        ENCODZALL_SEQ2SEQ,
         name="encodzall-ngrams",
         config=lambda **fields: encodzall_config(**{"ngram_sizes": [2, 4], "ngram_buckets": 512} | fields),
     ),

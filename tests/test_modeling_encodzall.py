@@ -212,8 +212,8 @@ NGRAMS = {"ngram_sizes": [2, 4], "ngram_buckets": 512}
 
 @pytest.fixture(
     scope="module",
-    params=[{}, {"byte_memory": True}, {"byte_memory": True, **NGRAMS}],
-    ids=["words", "words-and-bytes", "n-grams"],
+    params=[{}, {"byte_memory": True}, {"byte_memory": True, **NGRAMS}, {"follows_source": True}],
+    ids=["words", "words-and-bytes", "n-grams", "follows-source"],
 )
 def trained(request):
     """A model that has learned to copy two texts, so that what it writes is no accident."""
@@ -559,6 +559,7 @@ def test_grouped_heads_are_a_quarter_and_a_half():
         ({"pooling": "median"}, "'median' is unknown"),
         ({"contrastive_loss_weight": 1, "use_memory": False}, "there is no embedding"),
         ({"byte_memory": True, "use_memory": False}, "the decoder sees nothing"),
+        ({"follows_source": True, "use_memory": False}, "the decoder sees nothing"),
         ({"ngram_sizes": [1]}, r"ngram_sizes \[1\] are too small"),
         ({"contrastive_scale": 0}, "contrastive_scale 0 must be above 0"),
     ],

@@ -45,6 +45,9 @@ class EncodzallConfig(PreTrainedConfig):
             language model of the decoder's size, the control that tells what its accuracy owes to the words.
         byte_memory (`bool`, defaults to `False`): whether the sequence decoder attends to every byte as well as to the words:
             it copies long words and names it has never seen, and its text no longer passes through the words alone.
+        follows_source (`bool`, defaults to `False`): whether the sequence decoder counts its place in the text that was encoded,
+            where what it has written resembles that most, instead of in what it writes: it then finds each word where it stands
+            behind noise that made the text longer or shorter.
         ngram_sizes (`list[int]`, defaults to `[]`): lengths of the runs of bytes whose hashes have embeddings too: of those that
             begin and end at each byte in encoder 1, of those that end there in the sequence decoder.
         ngram_buckets (`int`, defaults to 32768), ngram_embedding_size (`int`, defaults to 32): their table, one for both.
@@ -104,6 +107,7 @@ class EncodzallConfig(PreTrainedConfig):
     row_length: int = 64
     use_memory: bool = True
     byte_memory: bool = False
+    follows_source: bool = False
     ngram_sizes: list[int] = field(default_factory=list)
     ngram_buckets: int = 32768
     ngram_embedding_size: int = 32
@@ -165,8 +169,10 @@ class EncodzallConfig(PreTrainedConfig):
             )
         if self.contrastive_loss_weight and not self.use_memory:
             raise ValueError("without use_memory there is no embedding: leave contrastive_loss_weight at 0")
-        if self.byte_memory and not self.use_memory:
-            raise ValueError("without use_memory the decoder sees nothing: leave byte_memory at False")
+        if (self.byte_memory or self.follows_source) and not self.use_memory:
+            raise ValueError(
+                "without use_memory the decoder sees nothing: leave byte_memory and follows_source at False"
+            )
         if self.pooling not in ("mean", "max", "learned_query"):
             raise ValueError(f"pooling {self.pooling!r} is unknown: accepted are 'mean', 'max' and 'learned_query'")
         if self.text_pooling not in ("mean", "learned_query"):

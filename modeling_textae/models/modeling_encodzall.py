@@ -32,6 +32,7 @@ from .byte_tokenizer import NUM_BYTES
 from .configuration_encodzall import EncodzallConfig
 from .contrastive import equal_rows, multiple_negatives_loss
 from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, word_edits
+from .following import SourceFollower
 from .ngrams import NgramHashes
 from .packing import pack_rows
 from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
@@ -51,6 +52,9 @@ class EncodzallModelOutput(ModelOutput):
             vector, with `output_byte_states`; 0 on padding.
         byte_mask, byte_positions (`torch.LongTensor` of shape `(batch, length)`): of the same, 1 where there is a byte, and where
             each stands.
+        source_ids (`torch.LongTensor` of shape `(batch, length)`): what was encoded, -1 behind each text's last, with
+            `follows_source`.
+        source_positions (`torch.LongTensor` of shape `(batch, length + 1)`): where each of these and their end stand, in bytes.
         hidden_states, attentions (`tuple`): of encoder 2, where asked for.
     """
 
@@ -61,8 +65,11 @@ class EncodzallModelOutput(ModelOutput):
     byte_states: torch.FloatTensor | None = None
     byte_mask: torch.LongTensor | None = None
     byte_positions: torch.LongTensor | None = None
+    source_ids: torch.LongTensor | None = None
+    source_positions: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    follower = None  # what has followed the last ids; no field
 
     def memory(self):
         """What a sequence decoder attends to, `(states, mask, positions)`: the words, and the bytes where there are any."""
@@ -71,6 +78,22 @@ class EncodzallModelOutput(ModelOutput):
             return words
         of_bytes = self.byte_states, self.byte_mask, self.byte_positions
         return tuple(torch.cat(pair, 1) for pair in zip(words, of_bytes, strict=True))
+
+    def followed(self, ids):
+        """Where in the encoded texts a decoder's inputs stand, with `follows_source`.
+
+        Args:
+            ids (`torch.LongTensor` of shape `(batch, length)`): the decoder's inputs, from the first on; what went on from the
+                last call's goes on from there.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`, in bytes, or `None` where `source_ids` are.
+        """
+        if self.source_ids is None:
+            return None
+        if self.follower is None or len(self.follower.source) != len(ids):
+            self.follower = SourceFollower(self.source_ids)
+        return self.source_positions.gather(1, self.follower(ids))
 
     def rows(self, rows):
         """The same of some texts of the batch, shape `(n,)`, without hidden states and attentions."""
@@ -246,15 +269,22 @@ class EncodzallLayer(GradientCheckpointingLayer):
         memory_mask=None,
         memory_rotary=None,
         past_key_values=None,
+        source_rotary=None,
     ):
-        """Hidden states, shape `(batch, length, hidden_size)`, to the same; the rest as of [`EncodzallAttention`]."""
+        """Hidden states, shape `(batch, length, hidden_size)`, to the same; the rest as of [`EncodzallAttention`], and
+        `source_rotary` (`tuple`, *optional*), the table by which the memory is asked, by default `rotary`."""
         attended, _ = self.attention(
             self.attention_norm(hidden_states), attention_mask, rotary, past_key_values=past_key_values
         )
         hidden_states = hidden_states + self.dropout(attended)
         if memory is not None:
             attended, _ = self.memory_attention(
-                self.memory_attention_norm(hidden_states), memory_mask, rotary, memory, memory_rotary, past_key_values
+                self.memory_attention_norm(hidden_states),
+                memory_mask,
+                rotary if source_rotary is None else source_rotary,
+                memory,
+                memory_rotary,
+                past_key_values,
             )
             hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
@@ -552,6 +582,13 @@ class EncodzallModel(EncodzallPreTrainedModel):
             if in_words is not None:
                 in_words = in_words + states.flatten(0, 1)[cells[segments]]
                 byte_states = byte_states.masked_scatter(real[..., None], in_words.to(states.dtype))
+        source_ids = source_positions = None
+        if self.config.follows_source:
+            source_ids, places = without_padding(input_ids, real)
+            # Behind the last there is as much as to the end.
+            ends = byte_positions.new_zeros(len(input_ids), input_ids.shape[1] + 1) + width.sum(1, keepdim=True)
+            row = real.nonzero()[:, 0]
+            source_positions = ends.index_put((row, places[real]), byte_positions[real])
         return EncodzallModelOutput(
             last_hidden_state=states,
             pooler_output=self.embedding_of(states, word_mask),
@@ -560,6 +597,8 @@ class EncodzallModel(EncodzallPreTrainedModel):
             byte_states=byte_states,
             byte_mask=real.long() if output_byte_states else None,
             byte_positions=byte_positions if output_byte_states else None,
+            source_ids=source_ids,
+            source_positions=source_positions,
         )
 
     def encode(self, input_ids, attention_mask=None, word_index=None):
@@ -590,7 +629,14 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, inputs_embeds, memory, memory_mask, memory_positions, past_key_values=None, decoder_attention_mask=None
+        self,
+        inputs_embeds,
+        memory,
+        memory_mask,
+        memory_positions,
+        past_key_values=None,
+        decoder_attention_mask=None,
+        source_positions=None,
     ):
         """Decode.
 
@@ -601,6 +647,8 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
             past_key_values (`EncoderDecoderCache`, *optional*).
             decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding, which
                 takes no position.
+            source_positions (`torch.LongTensor` of shape `(batch, length)`, *optional*): where in the encoded text each input
+                stands; by default where it stands in its own.
 
         Returns:
             `torch.Tensor` of shape `(batch, length, hidden_size)`.
@@ -615,6 +663,7 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
         mask = create_causal_mask(self.config, inputs_embeds, decoder_attention_mask, cache)
         memory_mask = create_bidirectional_mask(self.config, inputs_embeds, memory_mask, encoder_hidden_states=memory)
         rotary, memory_rotary = self.rotary(positions), self.rotary(memory_positions)
+        source_rotary = None if source_positions is None else self.rotary(source_positions)
         states = inputs_embeds
         for layer in self.layers:
             states = layer(
@@ -625,6 +674,7 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
                 memory_mask=memory_mask,
                 memory_rotary=memory_rotary,
                 past_key_values=past_key_values,
+                source_rotary=source_rotary,
             )
         return self.norm(states)
 
@@ -706,7 +756,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
     def __init__(self, config):
         super().__init__(config)
         self.model = EncodzallModel(config)
-        self.has_bottleneck = not config.byte_memory
+        self.has_bottleneck = not (config.byte_memory or config.follows_source)
         self.sequence_decoder = EncodzallSequenceDecoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -730,6 +780,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         past_key_values=None,
         decoder_attention_mask=None,
         decoder_recent_ids=None,
+        source_positions=None,
     ):
         """Score each byte of a text, given the bytes before it and the words' vectors.
 
@@ -743,12 +794,15 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding.
             decoder_recent_ids (`torch.LongTensor` of shape `(batch, n)`, *optional*): what stands before `decoder_input_ids`, as
                 far as the longest of the `ngram_sizes` reaches back; `generate` gives it.
+            source_positions (`torch.LongTensor` of shape `(batch, length)`, *optional*): with `follows_source`, where in the
+                encoded text each of `decoder_input_ids` stands, as of [`EncodzallModelOutput.followed`]; `generate` gives it.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, length, vocabulary)`.
 
         Raises:
-            ValueError: with `ngram_sizes`, for a cache with too few `decoder_recent_ids`.
+            ValueError: with `ngram_sizes`, for a cache with too few `decoder_recent_ids`; with `follows_source`, without
+                `source_positions`.
         """
         if word_mask is None:
             word_mask = decoder_input_ids.new_ones(latents.shape[:2])
@@ -761,9 +815,14 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             if recent.shape[1] < min(self.model.hashes.recent, past):
                 raise ValueError(f"ngram_sizes reach back {self.model.hashes.recent} ids: give decoder_recent_ids")
             embeds = embeds + self.ngrams_before(decoder_input_ids, recent, decoder_attention_mask)
-        return self.lm_head(
-            self.sequence_decoder(embeds, latents, word_mask, word_positions, past_key_values, decoder_attention_mask)
+        if self.config.follows_source and source_positions is None:
+            raise ValueError(
+                "with follows_source, what is decoded stands at places of the encoded text: give source_positions"
+            )
+        states = self.sequence_decoder(
+            embeds, latents, word_mask, word_positions, past_key_values, decoder_attention_mask, source_positions
         )
+        return self.lm_head(states)
 
     def shift_right(self, labels):
         """Labels, shape `(batch, length)`, to decoder inputs: `decoder_start_token_id` first, the last label dropped."""
@@ -797,6 +856,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         if self.model.hashes is not None and inputs.get("decoder_recent_ids") is None:
             end = input_ids.shape[1] - inputs["decoder_input_ids"].shape[1]
             inputs["decoder_recent_ids"] = input_ids[:, max(end - self.model.hashes.recent, 0) : end]
+        if self.config.follows_source and inputs.get("source_positions") is None:
+            length = inputs["decoder_input_ids"].shape[1]
+            inputs["source_positions"] = inputs["encoder_outputs"].followed(input_ids)[:, -length:]
         return inputs
 
     @can_return_tuple
@@ -814,6 +876,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         use_cache=None,
         num_items_in_batch=None,
         decoder_recent_ids=None,
+        source_positions=None,
         **kwargs,
     ):
         """Encode, decode, and compare with the labels.
@@ -833,6 +896,8 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             use_cache (`bool`, *optional*): return `past_key_values`; by default without labels only.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*): divisor of the losses; by default the labels here.
             decoder_recent_ids (`torch.LongTensor` of shape `(batch, n)`, *optional*): as of `decode`.
+            source_positions (`torch.LongTensor` of shape `(batch, length)`, *optional*): as of `decode`; without a cache, by
+                default followed.
 
         Returns:
             [`EncodzallOutput`].
@@ -857,8 +922,17 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
         memory, mask, positions = encoder_outputs.memory()
+        if source_positions is None and (past_key_values is None or not past_key_values.get_seq_length()):
+            source_positions = encoder_outputs.followed(decoder_input_ids)
         logits = self.decode(
-            memory, decoder_input_ids, mask, positions, past_key_values, decoder_attention_mask, decoder_recent_ids
+            memory,
+            decoder_input_ids,
+            mask,
+            positions,
+            past_key_values,
+            decoder_attention_mask,
+            decoder_recent_ids,
+            source_positions,
         )
         output = EncodzallOutput(
             logits=logits,
@@ -927,10 +1001,12 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             `list[str]`, one text for each.
 
         Raises:
-            ValueError: for a text alone, and with `stored` where `byte_memory` leads around the latents.
+            ValueError: for a text alone, and with `stored` where `byte_memory` or `follows_source` lead around the latents.
         """
         if stored and not self.has_bottleneck:
-            raise ValueError("with byte_memory a text is not its latents alone: leave stored at False")
+            raise ValueError(
+                "with byte_memory or follows_source a text is not its latents alone: leave stored at False"
+            )
         inputs = tokenizer(listed(texts), padding=True, return_tensors="pt").to(self.device)
         if max_new_tokens is None:
             max_new_tokens = inputs["input_ids"].shape[1] * 5 // 4 + 16
@@ -1006,8 +1082,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         ids, real = (nn.functional.pad(batch[name].to(self.device), (0, 1)) for name in ("input_ids", "attention_mask"))
         labels = ids.masked_fill(real == 0, -100)
         labels[torch.arange(len(ids)), real.sum(1)] = self.config.eos_token_id
-        memory, mask, positions = encoded.rows(rows.to(self.device)).memory()
-        logits = self.decode(memory, self.shift_right(labels), mask, positions)
+        encoded, inputs = encoded.rows(rows.to(self.device)), self.shift_right(labels)
+        memory, mask, positions = encoded.memory()
+        logits = self.decode(memory, inputs, mask, positions, source_positions=encoded.followed(inputs))
         nats = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
         right = (logits.argmax(-1) == labels) | (labels == -100)
         return nats.sum(1).cpu(), right.all(1).cpu()
