@@ -72,9 +72,9 @@ def main():
         arguments.checkpoint, id2label=dict(enumerate(names)), dtype="float32"
     )
     if arguments.lora:
-        modules = ["q_proj", "k_proj", "v_proj", "o_proj"]
         from peft import LoraConfig, TaskType, get_peft_model  # comes with modeling_textae[eval]
 
+        modules = ["q_proj", "k_proj", "v_proj", "o_proj"]
         lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=16, lora_alpha=32, target_modules=modules)
         model = get_peft_model(model, lora)
         model.print_trainable_parameters()

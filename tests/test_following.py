@@ -118,7 +118,72 @@ def test_masked_words_take_their_usual_length():
     assert encoded.source_positions.tolist() == [[0, 1, 2, 11, 12, 13, 14, 15]]
 
 
-def test_a_cache_without_places_is_refused():
+@torch.no_grad()
+def test_what_the_mask_hides_from_the_decoder_moves_nothing():
+    _, following = models()
+    inputs, labels = inputs_of(["tlie old riuer"], ["the old river"])
+    ids = following.shift_right(labels)
+    expected = following(**inputs, decoder_input_ids=ids, use_cache=False).logits
+    hidden = torch.cat((torch.full((1, 2), 65), ids), 1)
+    mask = torch.cat((torch.zeros(1, 2, dtype=torch.long), torch.ones_like(ids)), 1)
+    found = following(**inputs, decoder_input_ids=hidden, decoder_attention_mask=mask, use_cache=False).logits[:, 2:]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_generation_follows_a_noisy_source_as_a_whole_pass_does(num_beams):
+    _, following = models()
+    inputs, _ = inputs_of(["tlie old riuer by tbe sea", "a boat"], ["", ""])
+    encoded = following.model(**inputs, return_dict=True)
+    options = {"max_new_tokens": 12, "min_new_tokens": 12, "num_beams": num_beams, "do_sample": False}
+    first = following.generate(encoder_outputs=encoded.rows(torch.arange(2)), **options)
+    assert torch.equal(first, following.generate(**inputs, **options))
+    assert torch.equal(first, following.generate(**inputs, use_cache=False, **options))
+    if num_beams == 1:
+        logits = following(encoder_outputs=encoded, decoder_input_ids=first, use_cache=False).logits
+        logits[:, :, following.config.eos_token_id] = -torch.inf  # min_new_tokens
+        assert torch.equal(logits[:, :-1].argmax(-1), first[:, 1:])
+
+
+@torch.no_grad()
+def test_what_is_encoded_may_be_a_tuple_or_a_dict():
+    for model in models(byte_memory=True):
+        inputs, labels = inputs_of(["tlie old riuer"], ["the old river"])
+        encoded = model.model(**inputs, return_dict=True)
+        expected = model(encoder_outputs=encoded, labels=labels).logits
+        for form in (encoded.to_tuple(), dict(encoded)):
+            torch.testing.assert_close(model(encoder_outputs=form, labels=labels).logits, expected)
+        options = {"max_new_tokens": 5, "do_sample": False}
+        written = model.generate(encoder_outputs=dict(encoded), **options)
+        assert torch.equal(written, model.generate(**inputs, **options))
+
+
+def test_a_follower_is_of_the_texts_that_are_there_now():
+    _, following = models()
+    inputs, _ = inputs_of(["tlie old riuer", "the old river"], ["", ""])
+    encoded = following.model(**inputs, return_dict=True)
+    ids = torch.tensor([[BOS, *b"the ol"]] * 2)
+    first = encoded.followed(ids)
+    for name in ("source_ids", "source_positions"):
+        encoded[name] = encoded[name].flip(0)
+    assert torch.equal(encoded.followed(ids), first.flip(0))
+    with pytest.raises(ValueError, match="2 texts are encoded, and 1"):
+        encoded.followed(ids[:1])
+
+
+def test_what_hides_what_is_written_is_refused():
+    _, following = models()
+    inputs, labels = inputs_of(["a boat"], ["a boat"])
+    labels[:, :2] = -100
+    with pytest.raises(ValueError, match="give decoder_input_ids"):
+        following(**inputs, labels=labels)
+    start = torch.tensor([[BOS, *b"a bo"]])
+    with pytest.raises(ValueError, match="give source_positions"):
+        following.generate(**inputs, decoder_input_ids=start, prefill_chunk_size=2, max_new_tokens=4)
+
+
+def test_decoding_without_places_is_refused():
     _, following = models()
     inputs, labels = inputs_of(["a boat"], ["a boat"])
     encoded = following.model(**inputs, return_dict=True)

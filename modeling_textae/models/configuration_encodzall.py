@@ -47,7 +47,8 @@ class EncodzallConfig(PreTrainedConfig):
             it copies long words and names it has never seen, and its text no longer passes through the words alone.
         follows_source (`bool`, defaults to `False`): whether the sequence decoder counts its place in the text that was encoded,
             where what it has written resembles that most, instead of in what it writes: it then finds each word where it stands
-            behind noise that made the text longer or shorter.
+            behind noise that made the text longer or shorter. For texts without masks, of which a whole word is one id; and
+            what it decodes no longer passes through the words alone.
         ngram_sizes (`list[int]`, defaults to `[]`): lengths of the runs of bytes whose hashes have embeddings too: of those that
             begin and end at each byte in encoder 1, of those that end there in the sequence decoder.
         ngram_buckets (`int`, defaults to 32768), ngram_embedding_size (`int`, defaults to 32): their table, one for both.
@@ -90,6 +91,8 @@ class EncodzallConfig(PreTrainedConfig):
         "latents",
         "word_mask",
         "word_positions",
+        "source_ids",
+        "source_positions",
         "past_key_values",
     ]
 

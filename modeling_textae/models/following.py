@@ -20,7 +20,7 @@ class SourceFollower:
     """
 
     def __init__(self, source_ids):
-        self.source = source_ids.cpu().numpy()
+        self.source_ids, self.source = source_ids, source_ids.cpu().numpy()
         self.beyond = np.pad(self.source < 0, ((0, 0), (1, 0)))
         self.restart()
 

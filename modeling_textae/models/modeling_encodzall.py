@@ -88,10 +88,15 @@ class EncodzallModelOutput(ModelOutput):
 
         Returns:
             `torch.LongTensor` of shape `(batch, length)`, in bytes, or `None` where `source_ids` are.
+
+        Raises:
+            ValueError: for more or fewer texts than were encoded.
         """
         if self.source_ids is None:
             return None
-        if self.follower is None or len(self.follower.source) != len(ids):
+        if len(ids) != len(self.source_ids):
+            raise ValueError(f"{len(self.source_ids)} texts are encoded, and {len(ids)} are to be decoded")
+        if self.follower is None or self.follower.source_ids is not self.source_ids:
             self.follower = SourceFollower(self.source_ids)
         return self.source_positions.gather(1, self.follower(ids))
 
@@ -326,6 +331,12 @@ def flatten_words(word_index, real):
     segments = begins.cumsum(0) - 1
     text, word = text[begins], word[begins]
     return begins, segments, segment_count(segments, len(word)), text, word
+
+
+def hides_before_bytes(labels):
+    """Whether labels, shape `(batch, length)`, have -100 before a byte."""
+    is_byte = (labels >= 0) & (labels < NUM_BYTES)
+    return bool((is_byte[:, 1:] & (labels[:, :-1] == -100)).any())
 
 
 def without_padding(ids, real, beyond=0):
@@ -794,8 +805,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             decoder_attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 on padding.
             decoder_recent_ids (`torch.LongTensor` of shape `(batch, n)`, *optional*): what stands before `decoder_input_ids`, as
                 far as the longest of the `ngram_sizes` reaches back; `generate` gives it.
-            source_positions (`torch.LongTensor` of shape `(batch, length)`, *optional*): with `follows_source`, where in the
-                encoded text each of `decoder_input_ids` stands, as of [`EncodzallModelOutput.followed`]; `generate` gives it.
+            source_positions (`torch.LongTensor` of shape `(batch, length)`, *optional*): with `follows_source`, and
+                wherever given, where in the encoded text each of `decoder_input_ids` stands, as of
+                [`EncodzallModelOutput.followed`]; `generate` gives it.
 
         Returns:
             `torch.FloatTensor` of shape `(batch, length, vocabulary)`.
@@ -856,10 +868,29 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         if self.model.hashes is not None and inputs.get("decoder_recent_ids") is None:
             end = input_ids.shape[1] - inputs["decoder_input_ids"].shape[1]
             inputs["decoder_recent_ids"] = input_ids[:, max(end - self.model.hashes.recent, 0) : end]
-        if self.config.follows_source and inputs.get("source_positions") is None:
-            length = inputs["decoder_input_ids"].shape[1]
-            inputs["source_positions"] = inputs["encoder_outputs"].followed(input_ids)[:, -length:]
+        past, length = inputs.get("past_key_values"), inputs["decoder_input_ids"].shape[1]
+        # Of a prefill in chunks, input_ids are one chunk: what came before it is not known here.
+        is_whole = input_ids.shape[1] == length + (0 if past is None else past.get_seq_length())
+        if self.config.follows_source and is_whole:
+            encoded = inputs["encoder_outputs"] = self.as_output(inputs["encoder_outputs"])
+            written = self.without_hidden(input_ids, inputs.get("decoder_attention_mask"))
+            inputs["source_positions"] = encoded.followed(written)[:, -length:]
         return inputs
+
+    def as_output(self, encoded):
+        """What was encoded as [`EncodzallModelOutput`], given as such, as a `dict` or as a `tuple`."""
+        if isinstance(encoded, EncodzallModelOutput):
+            return encoded
+        if isinstance(encoded, (tuple, list)):
+            names = ["last_hidden_state", "pooler_output", "word_mask", "word_positions"]
+            names += ["byte_states", "byte_mask", "byte_positions"] * self.config.byte_memory
+            names += ["source_ids", "source_positions"] * self.config.follows_source
+            encoded = dict(zip(names, encoded, strict=False))
+        return EncodzallModelOutput(**encoded)
+
+    def without_hidden(self, ids, mask):
+        """A decoder's inputs, shape `(batch, length)`, with `pad_token_id` where a mask, of the same shape or `None`, is 0."""
+        return ids if mask is None else ids.masked_fill(mask[:, -ids.shape[1] :] == 0, self.config.pad_token_id)
 
     @can_return_tuple
     def forward(
@@ -908,22 +939,21 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         if encoder_outputs is None:
             recorded = {k: kwargs[k] for k in ("output_attentions", "output_hidden_states") if k in kwargs}
             encoder_outputs = self.model(input_ids, attention_mask, word_index, return_dict=True, **recorded)
-        elif isinstance(encoder_outputs, (tuple, list)):
-            encoder_outputs = EncodzallModelOutput(*encoder_outputs)
-        elif not isinstance(encoder_outputs, EncodzallModelOutput):
-            encoder_outputs = EncodzallModelOutput(**encoder_outputs)
+        encoder_outputs = self.as_output(encoder_outputs)
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError(
                     "the decoder needs labels or decoder_input_ids; to restore texts, call generate or reconstruct"
                 )
+            if self.config.follows_source and hides_before_bytes(labels):
+                raise ValueError("labels of -100 before a byte hide what is written: give decoder_input_ids")
             decoder_input_ids = self.shift_right(labels)
         use_cache = (self.config.use_cache and labels is None and not self.training) if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
         memory, mask, positions = encoder_outputs.memory()
         if source_positions is None and (past_key_values is None or not past_key_values.get_seq_length()):
-            source_positions = encoder_outputs.followed(decoder_input_ids)
+            source_positions = encoder_outputs.followed(self.without_hidden(decoder_input_ids, decoder_attention_mask))
         logits = self.decode(
             memory,
             decoder_input_ids,
@@ -963,11 +993,11 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """
         if target_word_index is not None:
             return target_word_index
-        is_byte = (labels >= 0) & (labels < NUM_BYTES)
-        if (is_byte[:, 1:] & (labels[:, :-1] == -100)).any():
+        if hides_before_bytes(labels):
             raise ValueError(
                 "labels of -100 before a byte hide where words begin: give target_word_index, as the collator does"
             )
+        is_byte = (labels >= 0) & (labels < NUM_BYTES)
         return derive_word_index(labels, is_byte, self.config.max_word_length)
 
     def add_contrastive_loss(self, output, labels, target_word_index, num_items_in_batch):

@@ -606,6 +606,8 @@ FREE = {
     "contrastive_scale",
     "min_gain",
     "text_pooling",  # which begins as the mean, or nearly
+    "byte_memory",
+    "follows_source",
     # Of the FSQ autoencoder's language model, what a tokenizer decides, and what is trained on.
     "vocab_size",
     "tokenizer_fingerprint",
