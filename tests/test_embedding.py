@@ -175,6 +175,25 @@ def test_a_text_alone_is_refused(tokenizer):
         build().embed("a text", tokenizer)
 
 
+def test_a_sketch_stands_beside_the_words_vectors(tokenizer, tmp_path):
+    model = build(sketch_size=40, sketch_share=0.6)
+    model.model.sketch.fit(SENTENCES)
+    found, alone = model.embed(TEXTS[:3], tokenizer), build().embed(TEXTS[:3], tokenizer)
+    assert found.shape == (3, 72)
+    sketches = model.model.sketch(
+        tokenizer(TEXTS[:3], padding=True, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    )
+    sketches = torch.nn.functional.normalize(sketches, dim=-1)
+    torch.testing.assert_close(found @ found.T, 0.4 * alone @ alone.T + 0.6 * sketches @ sketches.T)
+    batch = EncodzallViewsCollator(tokenizer, rate=0.2)([{"text": text, "index": i} for i, text in enumerate(TEXTS)])
+    model(**batch).loss.backward()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    theirs = SentenceTransformer(str(tmp_path), device="cpu")
+    again = torch.tensor(theirs.encode(TEXTS[:3], normalize_embeddings=True))
+    torch.testing.assert_close(again, found, atol=1e-5, rtol=1e-4)
+
+
 def test_a_model_in_training_embeds_without_dropout(tokenizer):
     model = build(dropout=0.5).train()
     assert torch.equal(model.embed(SENTENCES, tokenizer), model.embed(SENTENCES, tokenizer))
@@ -185,6 +204,7 @@ def test_a_run_of_embeddings_from_recipe_to_report(tmp_path):
     corpus_file = tmp_path / "corpus.jsonl"
     corpus_file.write_text("\n".join(json.dumps({"text": sentence * 2}) for sentence in SENTENCES))
     config = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "byte_key_value_heads": 1}
+    config["sketch_size"] = 16
     output = tmp_path / "run"
     arguments = [
         "--family", "encodzall_embedding", "--config", json.dumps(config | {"word_key_value_heads": 2}), "--output_dir",
@@ -196,6 +216,8 @@ def test_a_run_of_embeddings_from_recipe_to_report(tmp_path):
     assert run_pretraining.main(arguments) == 0
     assert set(json.loads((output / "report.json").read_text())["retrieval"]) == {"0.05", "0.2"}
     assert {"modules.json", "sentence_bert_config.json"} <= {path.name for path in Path(output).iterdir()}
+    rarity = textae.EncodzallForSentenceEmbedding.from_pretrained(output).model.sketch.rarity
+    assert len(rarity.unique()) > 2  # counted in the corpus
 
 
 def test_rank_correlation_is_scipys():

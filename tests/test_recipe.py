@@ -172,6 +172,23 @@ def test_a_checkpoint_of_another_shape_is_no_start(tmp_path):
     parse_recipe(["--initial_checkpoint", str(tmp_path), "--config", '{"pooling": "max"}'])
 
 
+def test_a_run_may_give_a_checkpoint_what_it_has_none_of(tmp_path):
+    import modeling_textae as textae
+
+    def start(**config):
+        return parse_recipe(["--initial_checkpoint", str(tmp_path), "--config", json.dumps(config)])
+
+    grown = {"ngram_sizes": [2, 3], "ngram_buckets": 64, "sketch_size": 8}
+    textae.EncodzallForPreTraining(textae.EncodzallConfig.nano()).save_pretrained(tmp_path)
+    start(**grown)
+    textae.EncodzallForPreTraining(textae.EncodzallConfig.nano(**grown)).save_pretrained(tmp_path)
+    start(**grown)
+    with pytest.raises(ValueError, match=r"ngram_buckets \(64 there, 32 here\)"):
+        start(**grown | {"ngram_buckets": 32})
+    with pytest.raises(ValueError, match=r"sketch_size \(8 there, 0 here\)"):
+        start(**grown | {"sketch_size": 0})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

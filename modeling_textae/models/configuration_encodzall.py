@@ -54,6 +54,9 @@ class EncodzallConfig(PreTrainedConfig):
         ngram_buckets (`int`, defaults to 32768), ngram_embedding_size (`int`, defaults to 32): their table, one for both.
         pooling (`str`, defaults to `"mean"`): `"mean"`, `"max"` or `"learned_query"`, from bytes to a word's vector.
         text_pooling (`str`, defaults to `"mean"`): `"mean"` or `"learned_query"`, from words to a text's vector.
+        sketch_size (`int`, defaults to 0): numbers of a text's embedding beside its words' vector that are a [`TextSketch`]: a
+            bag of its words by their letters and their rarity.
+        sketch_share (`float`, defaults to 0.9): of the cosine of two embeddings, what is the sketches'.
         word_mask_length (`int`, defaults to 9): bytes that a masked word is assumed to have had, when positions in the
             text are counted.
         rope_theta (`float`, defaults to 10000): base of the rotary wavelengths.
@@ -116,6 +119,8 @@ class EncodzallConfig(PreTrainedConfig):
     ngram_embedding_size: int = 32
     pooling: str = "mean"
     text_pooling: str = "mean"
+    sketch_size: int = 0
+    sketch_share: float | int = 0.9
     word_mask_length: int = 9
     rope_theta: float | int = 10000.0
     norm_eps: float = 1e-5
@@ -155,6 +160,8 @@ class EncodzallConfig(PreTrainedConfig):
         sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "word_mask_length")
         check_sizes(self, (*sizes, *LAYERS))
         check_rates(self, ("dropout", "attention_dropout"))
+        if not 0 <= self.sketch_share <= 1:
+            raise ValueError(f"sketch_share {self.sketch_share} is no share: accepted are 0 to 1")
         check_positive(self, ("rope_theta", "norm_eps", "initializer_range", "contrastive_scale"))
         check_not_negative(self, ("sequence_loss_weight", "word_loss_weight", "focal_gamma", "contrastive_loss_weight"))
         if self.hidden_size % (2 * heads):
@@ -170,16 +177,25 @@ class EncodzallConfig(PreTrainedConfig):
                 f"max_word_length {self.max_word_length} must be at least 4, the longest character, and below "
                 f"row_length {self.row_length}"
             )
-        if self.contrastive_loss_weight and not self.use_memory:
-            raise ValueError("without use_memory there is no embedding: leave contrastive_loss_weight at 0")
+        if (self.contrastive_loss_weight or self.sketch_size) and not self.use_memory:
+            raise ValueError(
+                "without use_memory there is no embedding: leave contrastive_loss_weight and sketch_size at 0"
+            )
         if (self.byte_memory or self.follows_source) and not self.use_memory:
             raise ValueError(
                 "without use_memory the decoder sees nothing: leave byte_memory and follows_source at False"
             )
+        if self.sketch_size < 0:
+            raise ValueError(f"sketch_size {self.sketch_size} is no number of numbers: accepted is 0 and above")
         if self.pooling not in ("mean", "max", "learned_query"):
             raise ValueError(f"pooling {self.pooling!r} is unknown: accepted are 'mean', 'max' and 'learned_query'")
         if self.text_pooling not in ("mean", "learned_query"):
             raise ValueError(f"text_pooling {self.text_pooling!r} is unknown: accepted are 'mean' and 'learned_query'")
+
+    @property
+    def embedding_size(self):
+        """Numbers of a text's embedding."""
+        return self.hidden_size + self.sketch_size
 
     @classmethod
     def nano(cls, **kwargs):

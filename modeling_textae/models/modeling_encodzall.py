@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from tqdm.auto import trange
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
+from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -36,6 +37,7 @@ from .following import SourceFollower
 from .ngrams import NgramHashes
 from .packing import pack_rows
 from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
+from .sketch import TextSketch
 from .tokenization_encodzall import split_words
 
 
@@ -45,7 +47,8 @@ class EncodzallModelOutput(ModelOutput):
 
     Attributes:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, words, hidden_size)`): the words' vectors.
-        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): their mean, the text's embedding.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): their mean, the text's embedding; with `sketch_size`
+            of shape `(batch, hidden_size + sketch_size)`, as of [`EncodzallModel.with_sketch`].
         word_mask (`torch.LongTensor` of shape `(batch, words)`): 1 where there is a word, 0 on padding.
         word_positions (`torch.LongTensor` of shape `(batch, words)`): where each word starts, in bytes.
         byte_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of each byte in encoder 1, plus its word's
@@ -372,6 +375,8 @@ class EncodzallPreTrainedModel(TextAutoencoder):
         super()._init_weights(module)
         if isinstance(module, LearnedQueryPooling):
             module.reset_parameters(self.config.initializer_range)
+        elif isinstance(module, TextSketch):
+            init.ones_(module.rarity)
 
     def layers_of(self, number, num_key_value_heads, **kwargs):
         """A stack of `number` layers."""
@@ -446,6 +451,7 @@ class EncodzallModel(EncodzallPreTrainedModel):
         self.word_encoder = self.layers_of(config.num_word_layers, config.word_key_value_heads)
         self.norm = norm(config)
         self.text_pooling = LearnedQueryPooling(config.hidden_size) if config.text_pooling == "learned_query" else None
+        self.sketch = TextSketch(config.sketch_size) if config.sketch_size else None
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -463,6 +469,23 @@ class EncodzallModel(EncodzallPreTrainedModel):
             return words.sum(1) / word_mask.sum(1, keepdim=True).to(words.dtype)
         text, word = word_mask.nonzero(as_tuple=True)
         return self.text_pooling(words[text, word], text, len(words))
+
+    def with_sketch(self, embeddings, input_ids, real):
+        """Each text's vector beside a bag of its words by their letters and their rarity, which tells more of what people find
+        alike than a small encoder learns.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(batch, hidden_size)`).
+            input_ids (`torch.LongTensor` of shape `(batch, length)`), real (`torch.BoolTensor` of the same shape).
+
+        Returns:
+            `torch.Tensor` of shape `(batch, hidden_size + sketch_size)`: of two their cosine is that of the sketches times
+            `sketch_share` and that of the vectors for the rest; numbers have a root mean square of 1.
+        """
+        sketches, share = self.sketch(without_padding(input_ids, real)[0]), self.config.sketch_share
+        parts = (embeddings, 1 - share), (sketches, share)
+        parts = [nn.functional.normalize(part.float(), dim=-1) * weight**0.5 for part, weight in parts]
+        return (torch.cat(parts, 1) * self.config.embedding_size**0.5).to(embeddings.dtype)
 
     def encode_words(self, flat_ids, segments, lengths):
         """Encoder 1 and pooling; arguments as of [`encode_bytes`], and `segments` (`torch.LongTensor` of shape `(bytes,)`), the
@@ -600,9 +623,10 @@ class EncodzallModel(EncodzallPreTrainedModel):
             ends = byte_positions.new_zeros(len(input_ids), input_ids.shape[1] + 1) + width.sum(1, keepdim=True)
             row = real.nonzero()[:, 0]
             source_positions = ends.index_put((row, places[real]), byte_positions[real])
+        embeddings = self.embedding_of(states, word_mask)
         return EncodzallModelOutput(
             last_hidden_state=states,
-            pooler_output=self.embedding_of(states, word_mask),
+            pooler_output=embeddings if self.sketch is None else self.with_sketch(embeddings, input_ids, real),
             word_mask=word_mask,
             word_positions=word_positions,
             byte_states=byte_states,
@@ -1010,7 +1034,8 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             return_dict=True,
         )
         noisy = self.model.embedding_of(output.latents, output.word_mask)
-        told = multiple_negatives_loss(noisy, clean.pooler_output, self.config.contrastive_scale, equal_rows(labels))
+        clean = self.model.embedding_of(clean.last_hidden_state, clean.word_mask)
+        told = multiple_negatives_loss(noisy, clean, self.config.contrastive_scale, equal_rows(labels))
         # A mean over texts: each micro-batch counts by its share of the labels.
         told = over_labels(told * (labels != -100).sum(), labels, num_items_in_batch)
         told = self.config.contrastive_loss_weight * told
@@ -1239,15 +1264,17 @@ class EncodzallClassifier(EncodzallEncoderHead):
         config ([`EncodzallConfig`]).
     """
 
+    read = "hidden_size"  # numbers that the head reads, by their name in the configuration
+
     def __init__(self, config):
         super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(getattr(config, self.read), config.num_labels)
         self.post_init()
 
 
 class EncodzallForSequenceClassification(EncodzallClassifier):
-    """Classifies texts by the mean of their words' vectors.
+    """Classifies texts by their embeddings: the mean of their words' vectors, or as `text_pooling` and `sketch_size` say.
 
     Args:
         config ([`EncodzallConfig`]): `num_labels` scores; `problem_type` says what they are, by default what labels look like.
@@ -1259,6 +1286,8 @@ class EncodzallForSequenceClassification(EncodzallClassifier):
     >>> model = AutoModelForSequenceClassification.from_pretrained("org/encodzall-nano", num_labels=3)
     ```
     """
+
+    read = "embedding_size"
 
     @can_return_tuple
     def forward(
@@ -1368,7 +1397,7 @@ class EncodzallEmbeddingOutput(ModelOutput):
 
     Attributes:
         loss (`torch.FloatTensor` of shape `()`): of finding each text's second view, in nats a text.
-        sentence_embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): of the texts, or of their first views.
+        sentence_embedding (`torch.FloatTensor` of shape `(batch, embedding_size)`): of the texts, or of their first views.
         hidden_states, attentions (`tuple`): of encoder 2, where asked for.
     """
 
@@ -1392,7 +1421,7 @@ SENTENCE_TRANSFORMERS = {
 
 
 class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
-    """One vector a text, of its words' by `text_pooling`; trained to find a text's other view among those of the batch.
+    """One vector a text; trained to find a text's other view among those of the batch.
 
     Views are a noisy and the clean text, as [`EncodzallViewsCollator`] gives them, or, of a text alone, two passes with dropout.
     Checkpoints are sentence-transformers' as well. Source of the latter view: Gao et al. 2021, "SimCSE", section 3.
@@ -1461,14 +1490,14 @@ class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
                 defaults to `False`).
 
         Returns:
-            `torch.FloatTensor` of shape `(texts, hidden_size)`, on the CPU.
+            `torch.FloatTensor` of shape `(texts, embedding_size)`, on the CPU.
 
         Raises:
             ValueError: for a text alone.
         """
         texts = listed(texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # so that little of a batch is padding
-        found = torch.empty(len(texts), self.config.hidden_size)
+        found = torch.empty(len(texts), self.config.embedding_size)
         for start in trange(0, len(texts), batch_size, disable=not show_progress, desc="embedding", leave=False):
             rows = order[start : start + batch_size]
             inputs = tokenizer([texts[i] for i in rows], padding=True, return_tensors="pt").to(self.device)

@@ -21,6 +21,7 @@ SAMPLES, PROMPT_WORDS = (
     3,
     8,
 )  # held-out texts whose first so many words a language model goes on with while it is trained
+RARITY_PASSAGES = 100_000  # at most, in which rare words are told from common ones
 STREAMED_TOKENIZER_DOCUMENTS = 20_000  # of a streamed corpus, the first so many teach the tokenizer
 
 
@@ -177,6 +178,8 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
         model = family.model(recipe.config)
     if family.needs_tokenizer and make_model is None:
         model.adopt(tokenizer)
+    if getattr(recipe.config, "sketch_size", 0):
+        model.model.sketch.fit(some_passages(corpus.passages, RARITY_PASSAGES, training.seed))
     sources = (recipe.noise, data, recipe.config)
     options = {
         name: next(getattr(source, name) for source in sources if hasattr(source, name))

@@ -606,6 +606,7 @@ FREE = {
     "contrastive_scale",
     "min_gain",
     "text_pooling",  # which begins as the mean, or nearly
+    "sketch_share",
     "byte_memory",
     "follows_source",
     # Of the FSQ autoencoder's language model, what a tokenizer decides, and what is trained on.
@@ -622,6 +623,9 @@ FREE = {
     "target_segment_lengths",
 }
 
+# Fields in which it may differ where the checkpoint has nothing of the first: new weights that change next to nothing.
+GROWN = (("ngram_sizes", "ngram_buckets", "ngram_embedding_size"), ("sketch_size",))
+
 
 def check_initial(checkpoint, config):
     """Refuse a checkpoint to start from that is missing or of another shape."""
@@ -631,6 +635,9 @@ def check_initial(checkpoint, config):
     names = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
     if hasattr(config, "autoencoder_fields") and "FsqAutoencoderForCausalLM" not in (saved.architectures or ()):
         names &= set(config.autoencoder_fields())  # there is no language model there yet
+    for fields in GROWN:
+        if not getattr(saved, fields[0], True):
+            names -= set(fields)
     differing = [
         f"{n} ({getattr(saved, n)} there, {getattr(config, n)} here)"
         for n in sorted(names - FREE)
