@@ -48,6 +48,7 @@ from modeling_textae import (
 )
 from modeling_textae.cards import saved_class
 from modeling_textae.data.corpora import embedded_corpus, file_format, load_corpus, split_passages
+from modeling_textae.data.noisy_channel import NoisyChannel
 from modeling_textae.data.ocr_noise import OcrNoiseModel
 from modeling_textae.data.pairs import read_pairs
 from modeling_textae.data.text_noise import TextNoise
@@ -95,7 +96,6 @@ from modeling_textae.evaluation.tokens import (
     write_frequencies,
 )
 from modeling_textae.models.autoencoder import check_bits
-from modeling_textae.models.noisy_channel import NoisyChannel
 from modeling_textae.models.packing import pack_rows
 from modeling_textae.training.recipe import read_recipe_file, unknown_field
 
@@ -192,6 +192,10 @@ class DenoiseArguments:
     noise_model: str | None = field(
         default=None, metadata={"help": "Of an OcrNoiseModel, with which a language model restores."}
     )
+    suggest: str | None = field(
+        default=None, metadata={"help": "Encodzall whose suggestions these two judge beside what they find themselves."}
+    )
+    num_beams: int = field(default=48, metadata={"help": "Of that search; 0 judges the suggestions alone."})
     noisy_column: str = field(default="noisy", metadata={"help": "Of the texts to restore."})
     clean_column: str = field(
         default="clean", metadata={"help": "Of what they should be; the same as noisy_column for clean texts."}
@@ -558,7 +562,7 @@ def denoise(arguments):
         if a.noise_model is None:
             raise ValueError(f"{a.checkpoint!r} is a language model: it restores with a fitted noise_model")
     elif isinstance(config, EncodzallConfig):
-        refuse(a, ("noise_model",), "an Abstractinator")
+        refuse(a, ("noise_model", "suggest", "num_beams"), "an Abstractinator")
     else:
         raise ValueError(
             f"denoise needs an Encodzall or an Abstractinator, and {a.checkpoint!r} is a {config.model_type}"
@@ -570,8 +574,12 @@ def denoise(arguments):
         model, tokenizer = load(a.checkpoint, AutoModelForSeq2SeqLM)
         suggest_edits, min_gain = partial(model.suggest_edits, tokenizer=tokenizer), config.min_gain
     else:
-        noise = OcrNoiseModel.from_pretrained(a.noise_model)
-        suggest_edits = NoisyChannel(load(a.checkpoint, AutoModelForCausalLM)[0], noise).suggest_edits
+        noise, suggest = OcrNoiseModel.from_pretrained(a.noise_model), None
+        if a.suggest:
+            model, tokenizer = load(a.suggest, AutoModelForSeq2SeqLM)
+            suggest = partial(model.suggest_edits, tokenizer=tokenizer)
+        language_model = load(a.checkpoint, AutoModelForCausalLM)[0]
+        suggest_edits = NoisyChannel(language_model, noise, suggest, a.num_beams).suggest_edits
         min_gain = 0.0
     sizes = {"window": a.window, "overlap": a.overlap} | ({"batch_size": a.batch_size} if a.batch_size else {})
     rows, speed = denoising_rows(suggest_edits, pairs, a.min_gain or [min_gain], **sizes)

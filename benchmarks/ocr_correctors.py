@@ -27,12 +27,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 import modeling_textae  # noqa: F401  registers the classes
 from modeling_textae.data.corpora import load_corpus
+from modeling_textae.data.noisy_channel import NoisyChannel
 from modeling_textae.data.ocr_noise import OcrNoiseModel
 from modeling_textae.data.pairs import read_pairs
 from modeling_textae.evaluation.denoising import figures_of, reduction_of
 from modeling_textae.evaluation.report import show_table
 from modeling_textae.evaluation.texts import texts_of
-from modeling_textae.models.noisy_channel import NoisyChannel
 
 OUTPUT = Path("runs/ocr-correctors")
 WORD = re.compile(r"[^\W\d_]{3,}")

@@ -8,8 +8,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import modeling_textae as textae
 import run_eval
+from modeling_textae.data.noisy_channel import NoisyChannel
 from modeling_textae.data.ocr_noise import OcrNoiseModel
-from modeling_textae.models.noisy_channel import NoisyChannel
+from modeling_textae.models.denoising import SuggestedEdit
 
 CLEAN = ["the old river", "a boat by the river", "the old boat", "by the old river"] * 3
 NOISY = [text.replace("the", "tlie").replace("old ", "old, ").replace("boat by", "boatby") for text in CLEAN]
@@ -195,3 +196,21 @@ def test_the_command_counts_errors_before_and_after(model, noise, tmp_path, caps
     assert "it restores with a fitted noise_model" in capsys.readouterr().err
     assert run_eval.main([*named, "--save_min_gain", "true"]) == 2
     assert "save_min_gain is for an Encodzall" in capsys.readouterr().err
+
+
+def test_what_others_suggest_is_judged_as_what_is_found(model, noise):
+    def suggest(texts):
+        return [[SuggestedEdit(0, 4, "the", -1.0), SuggestedEdit(5, 8, "xyz", 99.0)] for _ in texts]
+
+    text = "tlie old boat"
+    searched = NoisyChannel(model, noise)
+    both, alone = (NoisyChannel(model, noise, suggest, num_beams=beams) for beams in (48, 0))
+    (found,), (judged,), (whole,) = (channel.suggest_edits([text]) for channel in (searched, alone, both))
+    assert [(edit.start, edit.end, edit.replacement) for edit in judged] == [(0, 4, "the"), (5, 8, "xyz")]
+    assert judged[0].gain == pytest.approx(found[0].gain, rel=1e-4)  # the only edit of the search
+    before, after = (nats.sum() for nats in alone.nats([text, "tlie xyz boat"]))
+    assert judged[1].gain == pytest.approx(before - after - alone.edit_nats(text, 5, 8, "xyz"), rel=1e-4)
+    assert whole == sorted([*found, judged[1]], key=lambda edit: edit.start)
+    assert alone.denoise([text]) == ["the old boat"]
+    with pytest.raises(ValueError, match="with suggest also no beam"):
+        NoisyChannel(model, noise, num_beams=0)

@@ -14,10 +14,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..data.collators import pad_rows, padding_mask
-from ..data.ocr_noise import LONGEST, edits_between
-from .autoencoder import in_use
-from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, without_each, word_edits
+from ..models.autoencoder import in_use
+from ..models.denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, without_each, word_edits
+from .collators import pad_rows, padding_mask
+from .ocr_noise import LONGEST, edits_between
 
 RECENT = 8  # last bytes in which hypotheses must differ to be kept beside each other
 
@@ -67,13 +67,17 @@ class NoisyChannel:
     Where the noisy text surprises the language model, all that the noise model knows to become what stands there is tried,
     several edits in a row included; the likeliest text is compared with the noisy one, and each word in which they differ is an
     edit with a gain of its own: what is lost without it, beside all the others. The search takes the character before an edit
-    from the noisy text, gains take it from the clean one.
+    from the noisy text, gains take it from the clean one. What another model suggests may stand beside what the search finds: its
+    edits, too, gain what language model and noise model find of each alone.
 
     Args:
         language_model ([`AbstractinatorForCausalLM`]): or another causal model with a `bos_token_id` and a cache that can be
             reordered, whose first 256 ids are the bytes.
         noise_model ([`OcrNoiseModel`]).
-        num_beams (`int`, defaults to 48): beginnings of a text that are followed at once, at most.
+        suggest (callable, *optional*): from texts to [`SuggestedEdit`]s of each, of which the gains are not read: for example
+            `functools.partial(model.suggest_edits, tokenizer=tokenizer)` of an [`EncodzallForConditionalGeneration`].
+        num_beams (`int`, defaults to 48): beginnings of a text that are followed at once, at most; with `suggest`, 0 leaves the
+            search out.
         beam_width (`float`, defaults to 12): nats by which a beginning may be behind the best.
         edit_cost (`float`, defaults to 1): nats that every edit takes beside those of its rate.
         max_cost (`float`, defaults to 14): nats of an edit alone, at most; what the noise model has never seen takes as many.
@@ -88,7 +92,7 @@ class NoisyChannel:
 
     ```python
     >>> from modeling_textae.data.ocr_noise import OcrNoiseModel
-    >>> from modeling_textae.models.noisy_channel import NoisyChannel
+    >>> from modeling_textae.data.noisy_channel import NoisyChannel
     >>> channel = NoisyChannel(model, OcrNoiseModel.from_pretrained("runs/ocr-noise"))
     >>> channel.denoise(["tlie end of tbe river"])
     ['the end of the river']
@@ -99,6 +103,7 @@ class NoisyChannel:
         self,
         language_model,
         noise_model,
+        suggest=None,
         num_beams=48,
         beam_width=12.0,
         edit_cost=1.0,
@@ -107,8 +112,10 @@ class NoisyChannel:
         lookahead=8,
         slack=2.0,
     ):
-        if num_beams < 1 or lookahead < 1:
-            raise ValueError(f"num_beams {num_beams} and lookahead {lookahead}: accepted is 1 and above")
+        if num_beams < (suggest is None) or lookahead < 1:
+            raise ValueError(
+                f"num_beams {num_beams} and lookahead {lookahead}: accepted is 1 and above, with suggest also no beam"
+            )
         if not all(0 <= number < math.inf for number in (beam_width, edit_cost, max_cost, slack)):
             raise ValueError(
                 f"beam_width {beam_width}, edit_cost {edit_cost}, max_cost {max_cost} and slack {slack}: accepted are finite "
@@ -116,7 +123,7 @@ class NoisyChannel:
             )
         if language_model.config.bos_token_id is None:
             raise ValueError("the language model has no bos_token_id: texts need a start")
-        self.language_model, self.noise_model = language_model, noise_model
+        self.language_model, self.noise_model, self.suggest = language_model, noise_model, suggest
         self.num_beams, self.beam_width, self.edit_cost, self.max_cost = num_beams, beam_width, edit_cost, max_cost
         self.usual_nats, self.lookahead, self.slack = usual_nats, lookahead, slack
         self.sources = {}  # of context and target, found before
@@ -269,19 +276,34 @@ class NoisyChannel:
     # Use
 
     def window_edits(self, windows, batch_size):
-        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts without one edit in a batch."""
-        before, found = self.nats(windows), [[] for _ in windows]
-        restored = self.search(windows, before)
+        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts of one edit in a batch."""
+        before = self.nats(windows)
+        found = self.searched_edits(windows, before, batch_size) if self.num_beams else [[] for _ in windows]
+        suggested = [] if self.suggest is None else self.suggest(windows)
+        for i, some in enumerate(suggested):
+            known = {(edit.start, edit.end, edit.replacement) for edit in found[i]}
+            some = [edit for edit in some if (edit.start, edit.end, edit.replacement) not in known]
+            texts = [windows[i][: edit.start] + edit.replacement + windows[i][edit.end :] for edit in some]
+            for edit, nats in zip(some, self.nats_by(texts, batch_size), strict=True):
+                noise = self.edit_nats(windows[i], edit.start, edit.end, edit.replacement)
+                found[i].append(replace(edit, gain=float(before[i].sum()) - nats - noise))
+        return found
+
+    def searched_edits(self, windows, before, batch_size):
+        """As [`window_edits`], those of the search alone; `before` is as of [`nats`]."""
+        restored, found = self.search(windows, before), [[] for _ in windows]
         edits = [word_edits(*pair) for pair in zip(windows, restored, strict=True)]
         whole = [float(nats.sum()) for nats in self.nats(restored)]
         wanted = [(i, edit) for i, some in enumerate(edits) for edit in some]
         without = [text for some in zip(windows, restored, edits, strict=True) for text in without_each(*some)]
-        for start in range(0, len(wanted), batch_size):
-            part = slice(start, start + batch_size)
-            for (i, edit), nats in zip(wanted[part], self.nats(without[part]), strict=True):
-                gain = float(nats.sum()) - whole[i] - self.edit_nats(windows[i], *edit)
-                found[i].append(SuggestedEdit(*edit, gain))
+        for (i, edit), nats in zip(wanted, self.nats_by(without, batch_size), strict=True):
+            found[i].append(SuggestedEdit(*edit, nats - whole[i] - self.edit_nats(windows[i], *edit)))
         return found
+
+    def nats_by(self, texts, batch_size):
+        """Nats of each whole text, so many at a time."""
+        parts = (self.nats(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size))
+        return [float(nats.sum()) for part in parts for nats in part]
 
     def suggest_edits(self, texts, window=256, overlap=64, batch_size=8, show_progress=False):
         """What the texts would be otherwise, word by word, and how much likelier that is.
