@@ -205,6 +205,7 @@ class DenoiseArguments:
     )
     first: float = field(default=0.0, metadata={"help": "Share of the records that are left out at the beginning."})
     last: float = field(default=1.0, metadata={"help": "Share of the records up to which they are read."})
+    every: int = field(default=1, metadata={"help": "Of these, every so manieth alone, from the first on."})
     min_gain: list[float] = field(
         default_factory=list, metadata={"help": "Margins, in nats; by default the checkpoint's own, or 0."}
     )
@@ -569,7 +570,10 @@ def denoise(arguments):
         )
     if a.save_min_gain and not Path(a.checkpoint).is_dir():
         raise ValueError(f"save_min_gain writes into a folder, and {a.checkpoint!r} is none")
+    if a.every < 1:
+        raise ValueError(f"every {a.every}th record: accepted is 1 and above")
     pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
+    pairs = pairs[:: a.every]
     if a.noise_model is None:
         model, tokenizer = load(a.checkpoint, AutoModelForSeq2SeqLM)
         suggest_edits, min_gain = partial(model.suggest_edits, tokenizer=tokenizer), config.min_gain

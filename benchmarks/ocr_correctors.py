@@ -1,6 +1,7 @@
-"""Correctors of OCR side by side: `denoise()` with its margin and without any, a language model with a noise model where these
-are given, and symspellpy, which takes the commonest word within one or two edits; error rates and kB of noisy text a second. Or
-one long text through `denoise()`: speed and memory.
+"""Correctors of OCR side by side: error rates and kB of noisy text a second. They are greedy `generate()`, `denoise()` with its
+margin and without any; where a language model and a noise model are given, what the model suggests as a noisy channel judges it,
+with and without the channel's own search; and symspellpy, which takes the commonest word within one or two edits. Or one long
+text through `denoise()`: speed and memory.
 
     pip install symspellpy
     python benchmarks/ocr_correctors.py table --checkpoint model_cards/encodzall-nano-denoise --data_file pairs.jsonl \\
@@ -23,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from tqdm.auto import trange
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import modeling_textae  # noqa: F401  registers the classes
-from modeling_textae.data.corpora import load_corpus
+from modeling_textae.data.corpora import load_corpus, split_passages
 from modeling_textae.data.noisy_channel import NoisyChannel
 from modeling_textae.data.ocr_noise import OcrNoiseModel
 from modeling_textae.data.pairs import read_pairs
@@ -59,10 +61,27 @@ def symspell(edits, counts=None):
     return lambda texts: [WORD.sub(best, text) for text in texts]
 
 
+def written(texts, model, tokenizer, window, batch_size=32):
+    """What the model writes freely, passage by passage, as many at once as `denoise()` has windows."""
+    passages = [(i, passage) for i, text in enumerate(texts) for passage in split_passages(text, window)]
+    order = sorted(range(len(passages)), key=lambda k: len(passages[k][1]))
+    found = [""] * len(passages)
+    for start in trange(0, len(order), batch_size, desc="generate()", leave=False):
+        rows = order[start : start + batch_size]
+        for k, text in zip(rows, model.reconstruct([passages[k][1] for k in rows], tokenizer), strict=True):
+            found[k] = text
+    whole = [""] * len(texts)
+    for (i, _), text in zip(passages, found, strict=True):
+        whole[i] += text
+    return whole
+
+
 def compare(model, tokenizer, arguments):
     """Print the table."""
     a = arguments
-    pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
+    pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)[
+        :: a.every
+    ]
     noisy, clean = map(list, zip(*pairs, strict=True))
     counted = {"its frequencies": None}
     if a.train_file:
@@ -73,15 +92,19 @@ def compare(model, tokenizer, arguments):
         for name, counts in counted.items()
         for edits in EDITS
     }
+    correctors["generate()"] = partial(written, model=model, tokenizer=tokenizer, window=a.window)
     options = {"window": a.window, "show_progress": True}
     for name, gain in (("no margin", -math.inf), (f"margin {model.config.min_gain:g}", model.config.min_gain)):
         correctors[f"denoise(), {name}"] = partial(model.denoise, tokenizer=tokenizer, min_gain=gain, **options)
     if a.language_model:
         language_model = AutoModelForCausalLM.from_pretrained(a.language_model, dtype="float32", use_safetensors=True)
-        channel = NoisyChannel(language_model.eval(), OcrNoiseModel.from_pretrained(a.noise_model))
-        correctors[f"noisy channel, margin {a.channel_gain:g}"] = partial(
-            channel.denoise, min_gain=a.channel_gain, **options
-        )
+        noise = OcrNoiseModel.from_pretrained(a.noise_model)
+        suggest = partial(model.suggest_edits, tokenizer=tokenizer)
+        for name, beams in (("its suggestions judged by the noisy channel", 0), ("and the channel's own", a.num_beams)):
+            channel = NoisyChannel(language_model.eval(), noise, suggest, beams)
+            correctors[f"{name}, margin {a.channel_gain:g}"] = partial(
+                channel.denoise, min_gain=a.channel_gain, **options
+            )
     before = figures_of(noisy, clean)
     rows = [{"corrector": "none"} | before | {"reduction": None, "kB/s": None}]
     size = sum(len(text.encode()) for text in noisy) / 1e3
@@ -130,12 +153,14 @@ def main():
     parser.add_argument("--aligned_pad")
     parser.add_argument("--first", type=float, default=0.0)
     parser.add_argument("--last", type=float, default=1.0)
+    parser.add_argument("--every", type=int, default=1, help="of these, every so manieth alone")
     parser.add_argument("--train_file", nargs="+", help="text whose words' frequencies symspellpy gets as well")
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument(
         "--language_model", help="an Abstractinator, to restore by with --noise_model, a fitted one's folder"
     )
     parser.add_argument("--noise_model")
+    parser.add_argument("--num_beams", type=int, default=16, help="of the noisy channel's own search")
     parser.add_argument("--channel_gain", type=float, default=0.0, help="its margin, in nats")
     arguments = parser.parse_args()
     model = AutoModelForSeq2SeqLM.from_pretrained(arguments.checkpoint, use_safetensors=True).float().eval()

@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer
 
 import modeling_textae
+from modeling_textae.data.ocr_noise import FILE_NAME as NOISE
 
 
 def saved_class(folder):
@@ -46,7 +47,7 @@ def stage(card, target):
     model.save_pretrained(aside)
     AutoTokenizer.from_pretrained(card).save_pretrained(aside)
     for path in card.iterdir():
-        if path.suffix in (".md", ".png", ".jsonl"):
+        if path.suffix in (".md", ".png", ".jsonl") or path.name == NOISE:
             shutil.copyfile(path, aside / path.name)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)

@@ -11,11 +11,13 @@ import torch
 from fsq_training import TEXT, language_model
 from hub_server import serve
 from model_cases import TEXTS, encodzall_config
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import modeling_textae as textae
 import run_eval
 from modeling_textae import cards
+from modeling_textae.data.ocr_noise import OcrNoiseModel
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 
@@ -133,6 +135,21 @@ def test_a_card_keeps_the_class_that_was_trained(tmp_path):
     (card / "config.json").write_text('{"model_type": "encodzall", "architectures": ["BertModel"]}')
     with pytest.raises(ValueError, match="holds a BertModel, which is none"):
         cards.saved_class(card)
+
+
+def test_a_cards_noise_and_what_sentence_transformers_reads_are_staged(tmp_path):
+    card = tmp_path / "cards" / "denoiser"
+    model = textae.EncodzallForConditionalGeneration(encodzall_config(sketch_size=8))
+    model.save_pretrained(card)
+    textae.EncodzallTokenizer().save_pretrained(card)
+    noise = OcrNoiseModel.fit([("tlie river", "the river")] * 2)
+    noise.save_pretrained(card)
+    assert cards.main(["stage", str(tmp_path / "cards"), str(tmp_path / "hub")]) == 0
+    staged = tmp_path / "hub" / "denoiser"
+    assert OcrNoiseModel.from_pretrained(staged).counts == noise.counts
+    theirs = SentenceTransformer(str(staged), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    embeddings = textae.EncodzallForSentenceEmbedding.from_pretrained(card)
+    torch.testing.assert_close(torch.tensor(theirs), embeddings.embed(TEXTS, textae.EncodzallTokenizer()))
 
 
 def test_weights_that_are_pickled_are_not_read(tmp_path, capsys):

@@ -163,6 +163,7 @@ def edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress
     texts = listed(texts)
     found = [[] for _ in texts]
     every = [(i, part) for i, text in enumerate(texts) for part in windows_of(text, window, overlap)]
+    every.sort(key=lambda pair: len(pair[1].text))  # a batch takes as long as its longest window
     for start in trange(0, len(every), batch_size, disable=not show_progress, desc="denoising", leave=False):
         batch = every[start : start + batch_size]
         for (i, part), edits in zip(batch, edits_of([part.text for _, part in batch]), strict=True):
@@ -171,7 +172,7 @@ def edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress
                 middle = (moved.start + moved.end) / 2
                 if part.core[0] <= middle < part.core[1] or middle == part.core[1] == len(texts[i]):
                     found[i].append(moved)
-    return found
+    return [sorted(edits, key=lambda edit: (edit.start, edit.end)) for edits in found]
 
 
 def apply_suggested(text, edits, min_gain):

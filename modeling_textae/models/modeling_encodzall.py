@@ -359,8 +359,24 @@ def without_padding(ids, real, beyond=0):
     return texts[:, :-1], places
 
 
+# What sentence-transformers needs to read a checkpoint: its own module for transformers' models, and which output it takes.
+SENTENCE_TRANSFORMERS = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}},
+        "module_output_name": "sentence_embedding",
+    },
+}
+
+
 class EncodzallPreTrainedModel(TextAutoencoder):
-    """Loading, saving and initial weights of the Encodzall models."""
+    """Loading, saving and initial weights of the Encodzall models.
+
+    Checkpoints whose embeddings were made to be compared are sentence-transformers' as well.
+    """
 
     config: EncodzallConfig
     supports_gradient_checkpointing = True
@@ -377,6 +393,28 @@ class EncodzallPreTrainedModel(TextAutoencoder):
             module.reset_parameters(self.config.initializer_range)
         elif isinstance(module, TextSketch):
             init.ones_(module.rarity)
+
+    @property
+    def compares_texts(self):
+        """Whether embeddings were made to be compared."""
+        return bool(self.config.contrastive_loss_weight or self.config.sketch_size)
+
+    def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
+        """As of transformers, with the files by which sentence-transformers reads the folder."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process and self.compares_texts:
+            self.complete(save_directory)
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        # transformers uploads within save_pretrained.
+        if self.compares_texts:
+            self.complete(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def complete(self, save_directory):
+        """Write the files that transformers does not."""
+        for name, content in SENTENCE_TRANSFORMERS.items():
+            (Path(save_directory) / name).write_text(json.dumps(content, indent=2) + "\n")
 
     def layers_of(self, number, num_key_value_heads, **kwargs):
         """A stack of `number` layers."""
@@ -1407,19 +1445,6 @@ class EncodzallEmbeddingOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-# What sentence-transformers needs to read a checkpoint: its own module for transformers' models, and which output it takes.
-SENTENCE_TRANSFORMERS = {
-    "modules.json": [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
-    ],
-    "sentence_bert_config.json": {
-        "transformer_task": "feature-extraction",
-        "modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}},
-        "module_output_name": "sentence_embedding",
-    },
-}
-
-
 class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
     """One vector a text; trained to find a text's other view among those of the batch.
 
@@ -1437,6 +1462,8 @@ class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
     torch.Size([2, 192])
     ```
     """
+
+    compares_texts = True
 
     def __init__(self, config):
         super().__init__(config)
@@ -1506,19 +1533,6 @@ class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
             found[rows] = nn.functional.normalize(vectors, dim=-1).cpu()
         return found
 
-    def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
-        """As of transformers, with the files by which sentence-transformers reads the folder."""
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            self.complete(save_directory)
-
-    def _upload_modified_files(self, working_dir, *args, **kwargs):
-        # transformers uploads within save_pretrained.
-        self.complete(working_dir)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
-
     def complete(self, save_directory):
-        """Write the files that transformers does not."""
+        super().complete(save_directory)
         custom_object_save(self.model, save_directory)  # AutoModel serves the encoder, and so its code goes along
-        for name, content in SENTENCE_TRANSFORMERS.items():
-            (Path(save_directory) / name).write_text(json.dumps(content, indent=2) + "\n")
