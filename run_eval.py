@@ -572,6 +572,10 @@ def denoise(arguments):
         raise ValueError(f"save_min_gain writes into a folder, and {a.checkpoint!r} is none")
     if a.every < 1:
         raise ValueError(f"every {a.every}th record: accepted is 1 and above")
+    if a.suggest and not isinstance(AutoConfig.from_pretrained(a.suggest), EncodzallConfig):
+        raise ValueError(f"suggest names an Encodzall, and {a.suggest!r} is none")
+    if a.num_beams < (a.suggest is None):
+        raise ValueError(f"num_beams {a.num_beams} leaves nothing to judge: give suggest as well")
     pairs = read_pairs(a.data_file, a.noisy_column, a.clean_column, a.aligned_pad, first=a.first, last=a.last)
     pairs = pairs[:: a.every]
     if a.noise_model is None:
@@ -612,11 +616,20 @@ def embed(arguments):
     pairs, texts = list(zip(first, second, strict=True)), [*first, *second]
     model, tokenizer = load(arguments.checkpoint, EncodzallForSentenceEmbedding)
     torch.manual_seed(arguments.seed)
-    untrained = EncodzallForSentenceEmbedding(config)
-    measured = {
-        name: partial(encoder.eval().embed, tokenizer=tokenizer, batch_size=arguments.batch_size)
-        for name, encoder in ((arguments.checkpoint, model), ("the same, untrained", untrained))
-    }
+    untrained = EncodzallForSentenceEmbedding(type(config)(**config.to_dict() | {"sketch_size": 0}))
+
+    def embed_by(encoder, share):
+        def embedding(written):
+            encoder.config.sketch_share = share
+            return encoder.embed(written, tokenizer, arguments.batch_size)
+
+        return embedding
+
+    measured = {arguments.checkpoint: embed_by(model, config.sketch_share)}
+    if config.sketch_size:
+        measured["its words' vectors alone"] = embed_by(model, 0.0)
+        measured["its sketch alone"] = embed_by(model, 1.0)
+    measured["untrained words' vectors"] = embed_by(untrained.eval(), 0.0)
     measured["characters, 2 to 4, by rarity"] = n_gram_embedding(texts, "char", (2, 4))
     measured["words, by rarity"] = n_gram_embedding(texts, "word", (1, 1))
     rows = [

@@ -84,7 +84,7 @@ def loss_figures(folder, steps):
     return {
         "noise at the end": float(logs[-1].get("noise_rate", np.nan)),
         "loss, last half": float(np.mean(late)),
-        "between its halves": float(np.ptp(means)),
+        f"range of its {steps // 4}-step means": float(np.ptp(means)),
     }
 
 

@@ -163,6 +163,8 @@ def main():
     parser.add_argument("--num_beams", type=int, default=16, help="of the noisy channel's own search")
     parser.add_argument("--channel_gain", type=float, default=0.0, help="its margin, in nats")
     arguments = parser.parse_args()
+    if arguments.every < 1:
+        parser.error(f"--every {arguments.every}: accepted is 1 and above")
     model = AutoModelForSeq2SeqLM.from_pretrained(arguments.checkpoint, use_safetensors=True).float().eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
     {"table": compare, "memory": measure_memory}[arguments.what](model, tokenizer, arguments)

@@ -30,6 +30,8 @@ def main():
     parser.add_argument("--pairs_file", help="noisy and clean texts that it was not fitted to")
     parser.add_argument("--first", type=float, default=0.0, help="from this share of its records on")
     arguments = parser.parse_args()
+    if arguments.first and not arguments.pairs_file:
+        parser.error("--first says which pairs: give a --pairs_file")
     if arguments.pairs_file:
         texts = [clean for _, clean in read_pairs(arguments.pairs_file, first=arguments.first)]
     else:

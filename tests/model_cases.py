@@ -390,7 +390,7 @@ CASES = [
         model_class=textae.EncodzallForSequenceClassification,
         auto_class=AutoModelForSequenceClassification,
         tokenizer_class=textae.EncodzallTokenizer,
-        config=lambda **fields: encodzall_config(**{"num_labels": 3} | fields),
+        config=lambda **fields: encodzall_config(**{"num_labels": 3, "sketch_size": 24} | fields),
         inputs=lambda texts, **kwargs: (
             encodzall_inputs(texts, **kwargs) | {"labels": torch.tensor([len(t) % 3 for t in texts])}
         ),

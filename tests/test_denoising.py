@@ -210,5 +210,10 @@ def test_the_command_counts_errors_before_and_after(model, tokenizer, tmp_path, 
     assert textae.EncodzallConfig.from_pretrained(tmp_path / "model").min_gain == 0.5
     assert run_eval.main([*arguments, "--clean_column", "noisy", "--output", str(output)]) == 0
     assert json.loads(output.with_suffix(".json").read_text())["rows"][0]["character_error_rate"] == 0
+    assert run_eval.main([*arguments, "--every", "2", "--output", str(output)]) == 0
+    found = json.loads(output.with_suffix(".json").read_text())["rows"][0]
+    assert found["character_error_rate"] == character_error_rate(NOISY[::2], CLEAN[::2])
+    assert run_eval.main([*arguments, "--every", "0"]) == 2
+    assert "every 0th record" in capsys.readouterr().err
     assert run_eval.main([*arguments, "--noisy_column", "none"]) == 2
     assert "has no column 'none'" in capsys.readouterr().err

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from model_cases import abstractinator_config
+from model_cases import abstractinator_config, encodzall_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import modeling_textae as textae
@@ -192,6 +192,17 @@ def test_the_command_counts_errors_before_and_after(model, noise, tmp_path, caps
     noisy, restored = json.loads((tmp_path / "found.json").read_text())["rows"]
     assert noisy["character_error_rate"] > 0
     assert (restored["min_gain"], restored["character_error_rate"], restored["changed"]) == (0, 0, 0.5)
+    textae.EncodzallForConditionalGeneration(encodzall_config()).save_pretrained(tmp_path / "encodzall")
+    textae.EncodzallTokenizer().save_pretrained(tmp_path / "encodzall")
+    judged = [*named, "--num_beams", "0", "--min_gain"]
+    suggest = ["--suggest", str(tmp_path / "encodzall")]
+    assert run_eval.main([*judged, "0", "-1000", *suggest]) == 0  # an untrained model suggests nothing of use
+    _, kept, taken = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert (kept["changed"], taken["changed"]) == (0, 1)
+    assert run_eval.main([*judged, "0"]) == 2
+    assert "num_beams 0 leaves nothing to judge" in capsys.readouterr().err
+    assert run_eval.main([*named, "--suggest", str(tmp_path / "model")]) == 2
+    assert "suggest names an Encodzall" in capsys.readouterr().err
     assert run_eval.main(arguments) == 2
     assert "it restores with a fitted noise_model" in capsys.readouterr().err
     assert run_eval.main([*named, "--save_min_gain", "true"]) == 2

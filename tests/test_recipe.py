@@ -35,9 +35,10 @@ def test_every_recipe_is_valid_and_every_field_reaches_the_run(path, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config.to_dict(), default=str))
         arguments += ["--initial_checkpoint", str(tmp_path)]
         fields.pop("initial_checkpoint")
-    if fields.pop("train_file", None):
-        (tmp_path / "train.parquet").touch()
-        arguments += ["--train_file", str(tmp_path / "train.parquet")]
+    for name in ("train_file", "pairs_file"):
+        if fields.pop(name, None):
+            (tmp_path / f"{name}.parquet").touch()
+            arguments += [f"--{name}", str(tmp_path / f"{name}.parquet")]
     recipe = parse_recipe(arguments)
     parts = (recipe.model, recipe.data, recipe.noise, recipe.training)
     for name, value in fields.items():

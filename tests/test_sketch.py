@@ -16,7 +16,7 @@ TEXTS = ["The river is OLD.", "the\tRiver  was\nnew, naïve 🙂", "", "   ", "a
 
 def ids_of(texts, pad=-1):
     rows = [[*text.encode()] for text in texts]
-    return torch.tensor([row + [pad] * (max(map(len, rows)) - len(row)) for row in rows])
+    return torch.tensor([row + [pad] * (max(map(len, rows)) - len(row)) for row in rows], dtype=torch.long)
 
 
 def plain_sketch(text, size, rarity):
@@ -46,6 +46,8 @@ def test_sketches_equal_plain_ones():
     for text, vector in zip(TEXTS, found, strict=True):
         torch.testing.assert_close(vector, plain_sketch(text, 24, rarity))
     assert not found[2:4].any()
+    for empty in (ids_of(["", ""]), ids_of([""], pad=-1)):
+        assert torch.equal(sketch(empty), torch.zeros(len(empty), 24))
 
 
 def test_padding_special_tokens_and_capitals_change_nothing():
@@ -89,6 +91,8 @@ def test_rarity_is_counted_in_texts():
     assert len(set(buckets.tolist())) == 4
     with pytest.raises(ValueError, match=r"give \[text\]"):
         sketch.fit("a text")
+    with pytest.raises(ValueError, match="give one at least"):
+        sketch.fit([])
 
 
 def test_signs_are_the_same_everywhere():

@@ -279,7 +279,9 @@ class NoisyChannel:
         """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts of one edit in a batch."""
         before = self.nats(windows)
         found = self.searched_edits(windows, before, batch_size) if self.num_beams else [[] for _ in windows]
-        suggested = [] if self.suggest is None else self.suggest(windows)
+        suggested = [[] for _ in windows] if self.suggest is None else self.suggest(windows)
+        if len(suggested) != len(windows):
+            raise ValueError(f"suggest returned edits of {len(suggested)} texts for {len(windows)}")
         for i, some in enumerate(suggested):
             known = {(edit.start, edit.end, edit.replacement) for edit in found[i]}
             some = [edit for edit in some if (edit.start, edit.end, edit.replacement) not in known]

@@ -197,6 +197,11 @@ class EncodzallConfig(PreTrainedConfig):
         """Numbers of a text's embedding."""
         return self.hidden_size + self.sketch_size
 
+    @property
+    def projection_dim(self):
+        """`embedding_size` by the name under which sentence-transformers looks for it."""
+        return self.embedding_size
+
     @classmethod
     def nano(cls, **kwargs):
         """About 2.4 M parameters; trains on two CPU cores in minutes."""

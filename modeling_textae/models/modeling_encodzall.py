@@ -518,7 +518,8 @@ class EncodzallModel(EncodzallPreTrainedModel):
 
         Returns:
             `torch.Tensor` of shape `(batch, hidden_size + sketch_size)`: of two their cosine is that of the sketches times
-            `sketch_share` and that of the vectors for the rest; numbers have a root mean square of 1.
+            `sketch_share` and that of the vectors for the rest; numbers have a root mean square of 1. The sketch of a text
+            without words is of zeros.
         """
         sketches, share = self.sketch(without_padding(input_ids, real)[0]), self.config.sketch_share
         parts = (embeddings, 1 - share), (sketches, share)
@@ -585,7 +586,15 @@ class EncodzallModel(EncodzallPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(self, input_ids=None, attention_mask=None, word_index=None, output_byte_states=None, **kwargs):
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        word_index=None,
+        output_byte_states=None,
+        output_sketch=True,
+        **kwargs,
+    ):
         """Encode texts.
 
         Args:
@@ -595,6 +604,8 @@ class EncodzallModel(EncodzallPreTrainedModel):
             word_index (`torch.LongTensor` of shape `(batch, length)`, *optional*): the tokenizer's; by default derived
                 from the ids by the same rule, ids of 256 and above being words of their own.
             output_byte_states (`bool`, *optional*): return `byte_states`, too; by default the configuration's `byte_memory`.
+            output_sketch (`bool`, defaults to `True`): with `sketch_size`, put the sketch beside the words' vectors in
+                `pooler_output`.
 
         Returns:
             [`EncodzallModelOutput`]. A text without any byte has one word, of zeros before encoder 2.
@@ -664,7 +675,9 @@ class EncodzallModel(EncodzallPreTrainedModel):
         embeddings = self.embedding_of(states, word_mask)
         return EncodzallModelOutput(
             last_hidden_state=states,
-            pooler_output=embeddings if self.sketch is None else self.with_sketch(embeddings, input_ids, real),
+            pooler_output=self.with_sketch(embeddings, input_ids, real)
+            if self.sketch and output_sketch
+            else embeddings,
             word_mask=word_mask,
             word_positions=word_positions,
             byte_states=byte_states,
@@ -1000,7 +1013,9 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """
         if encoder_outputs is None:
             recorded = {k: kwargs[k] for k in ("output_attentions", "output_hidden_states") if k in kwargs}
-            encoder_outputs = self.model(input_ids, attention_mask, word_index, return_dict=True, **recorded)
+            encoder_outputs = self.model(
+                input_ids, attention_mask, word_index, output_sketch=False, return_dict=True, **recorded
+            )
         encoder_outputs = self.as_output(encoder_outputs)
         if decoder_input_ids is None:
             if labels is None:
@@ -1069,10 +1084,10 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             labels.where(real & (labels >= 0), self.config.pad_token_id),
             real.long(),
             target_word_index,
+            output_sketch=False,
             return_dict=True,
-        )
+        ).pooler_output
         noisy = self.model.embedding_of(output.latents, output.word_mask)
-        clean = self.model.embedding_of(clean.last_hidden_state, clean.word_mask)
         told = multiple_negatives_loss(noisy, clean, self.config.contrastive_scale, equal_rows(labels))
         # A mean over texts: each micro-batch counts by its share of the labels.
         told = over_labels(told * (labels != -100).sum(), labels, num_items_in_batch)
@@ -1104,7 +1119,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         if max_new_tokens is None:
             max_new_tokens = inputs["input_ids"].shape[1] * 5 // 4 + 16
         with in_use(self):
-            encoded = self.model(**inputs, return_dict=True)
+            encoded = self.model(**inputs, output_sketch=False, return_dict=True)
             if stored:
                 encoded.last_hidden_state = self.round_latents(encoded.last_hidden_state)
             ids = self.generate(encoder_outputs=encoded, max_new_tokens=max_new_tokens, **{"do_sample": False} | kwargs)
@@ -1139,7 +1154,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
     def window_edits(self, windows, tokenizer, batch_size):
         """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts with one edit in a batch."""
         inputs = tokenizer(windows, padding=True, return_tensors="pt").to(self.device)
-        encoded = self.model(**inputs, return_dict=True)
+        encoded = self.model(**inputs, output_sketch=False, return_dict=True)
         nats, agrees = self.told(encoded, torch.arange(len(windows)), windows, tokenizer)
         unlike = (~agrees).nonzero()[:, 0]
         if not len(unlike):
@@ -1448,8 +1463,9 @@ class EncodzallEmbeddingOutput(ModelOutput):
 class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
     """One vector a text; trained to find a text's other view among those of the batch.
 
-    Views are a noisy and the clean text, as [`EncodzallViewsCollator`] gives them, or, of a text alone, two passes with dropout.
-    Checkpoints are sentence-transformers' as well. Source of the latter view: Gao et al. 2021, "SimCSE", section 3.
+    Views are a noisy and the clean text, as [`EncodzallViewsCollator`] gives them, or, of a text alone, two passes with dropout;
+    the words' vectors of both are compared, without any sketch. Checkpoints are sentence-transformers' as well. Source of the
+    latter view: Gao et al. 2021, "SimCSE", section 3.
 
     Args:
         config ([`EncodzallConfig`]): `contrastive_scale` is the factor of the cosines.
@@ -1502,11 +1518,13 @@ class EncodzallForSentenceEmbedding(EncodzallEncoderHead):
             second_input_ids, second_attention_mask, second_word_index = input_ids, attention_mask, word_index
         loss = None
         if second_input_ids is not None and return_loss:
-            second = self.model(second_input_ids, second_attention_mask, second_word_index, return_dict=True)
+            second = self.model(
+                second_input_ids, second_attention_mask, second_word_index, output_sketch=False, return_dict=True
+            ).pooler_output
+            # Sketches learn nothing, and would tell most views apart alone.
+            vectors = self.model.embedding_of(first.last_hidden_state, first.word_mask)
             same = equal_rows(second_input_ids)
-            loss = multiple_negatives_loss(
-                first.pooler_output, second.pooler_output, self.config.contrastive_scale, same
-            )
+            loss = multiple_negatives_loss(vectors, second, self.config.contrastive_scale, same)
         return EncodzallEmbeddingOutput(loss, first.pooler_output, first.hidden_states, first.attentions)
 
     def embed(self, texts, tokenizer, batch_size=64, show_progress=False):

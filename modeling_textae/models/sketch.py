@@ -31,26 +31,36 @@ def signs(size, device):
 
 
 @cache
-def powers_of(length):
-    """Powers of a number modulo `PRIME`, shape `(length,)`."""
-    found = [1]
-    for _ in range(length - 1):
-        found.append(found[-1] * 1_000_003 % PRIME)
-    return np.array(found)
+def powers_of(number):
+    """The first `2**number` powers of a number modulo `PRIME`, shape `(2**number,)`."""
+    found = np.ones(1, dtype=np.int64)
+    for i in range(number):
+        found = np.concatenate((found, found * pow(1_000_003, 2**i, PRIME) % PRIME))
+    return found
 
 
 class TextSketch(nn.Module):
     """The sum of a text's words, each a unit vector of its own times how rare it is.
 
-    A word stands between white spaces. Its vector is the sum of random signs for each of its runs of two and three bytes, its
-    borders included, so that words which share runs are alike; capitals are as small letters. Cosines of sketches come as near
-    to those of the counts of runs as their size allows. Nothing is learned but the words' rarity, by [`fit`].
+    A word stands between white spaces of ASCII. Its vector is the sum of random signs for each of its runs of two and three
+    bytes, its borders included, so that words which share runs are alike; capitals of ASCII are as small letters. Cosines of
+    sketches come as near to those of the counts of runs as their size allows. Nothing is learned but the words' rarity, by
+    [`fit`].
 
     Source: Achlioptas 2003, "Database-friendly random projections"; Spärck Jones 1972, "A statistical interpretation of term
     specificity", for rarity.
 
     Args:
         size (`int`): numbers of a sketch.
+
+    Example:
+
+    ```python
+    >>> sketch = TextSketch(576)
+    >>> sketch.fit(["the old river", "the town"])
+    >>> sketch(torch.tensor([[*b"an old river"]])).shape
+    torch.Size([1, 576])
+    ```
     """
 
     def __init__(self, size):
@@ -65,20 +75,20 @@ class TextSketch(nn.Module):
             ids (`torch.LongTensor` of shape `(batch, length)`): those of special tokens, and -1, are white space.
 
         Returns:
-            `tuple`: the texts' small letters with a space on both ends, shape `(batch, length + 2)`; of each its word, counted
-            over the whole batch, -1 for white space, of the same shape; and of each word its text and its bucket, both of shape
-            `(words,)`.
+            `tuple`: the texts' small letters with a space before and two behind, so that the longest run has a place, shape
+            `(batch, length + 3)`; of each its word, counted over the whole batch, -1 for white space, of the same shape; and of
+            each word its text and its bucket, both of shape `(words,)`.
         """
         folded, is_byte = torch.from_numpy(FOLDED).to(ids.device), (ids >= 0) & (ids < NUM_BYTES)
         letters = torch.where(is_byte, folded[ids.clamp(0, NUM_BYTES - 1)], SPACE)
-        letters = nn.functional.pad(letters, (1, 1), value=SPACE)
+        letters = nn.functional.pad(letters, (1, max(SIZES) - 1), value=SPACE)
         inside = letters != SPACE
         begins = inside.clone()
         begins[:, 1:] &= ~inside[:, :-1]
         word = torch.where(inside, begins.flatten().cumsum(0).view(begins.shape) - 1, -1)
         # A word's number is a polynomial of its bytes modulo a prime.
         own, everywhere = word[inside], torch.arange(letters.numel(), device=ids.device).view(letters.shape)
-        powers = torch.from_numpy(powers_of(letters.shape[1])).to(ids.device)
+        powers = torch.from_numpy(powers_of(letters.shape[1].bit_length())).to(ids.device)
         terms = letters[inside] * powers[everywhere[inside] - everywhere[begins][own]] % PRIME
         text = begins.nonzero()[:, 0]
         return letters, word, text, torch.zeros_like(text).index_add(0, own, terms) % PRIME % WORD_BUCKETS
@@ -112,11 +122,13 @@ class TextSketch(nn.Module):
             texts (`list[str]`), batch_size (`int`, defaults to 256): texts at once.
 
         Raises:
-            ValueError: for a text alone.
+            ValueError: for a text alone, or none.
         """
         texts, counts = listed(texts), torch.zeros(WORD_BUCKETS)
+        if not texts:
+            raise ValueError("without texts nothing is rare: give one at least")
         for start in range(0, len(texts), batch_size):
-            rows = [[*text.encode("utf-8", "surrogatepass")] for text in texts[start : start + batch_size]]
+            rows = [[*text.encode("utf-8")] for text in texts[start : start + batch_size]]
             ids = torch.tensor([row + [-1] * (max(map(len, rows)) - len(row)) for row in rows], dtype=torch.long)
             _, _, text, bucket = self.words_of(ids)
             counts += torch.stack((text, bucket), 1).unique(dim=0)[:, 1].bincount(minlength=WORD_BUCKETS)

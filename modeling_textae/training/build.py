@@ -141,6 +141,14 @@ def make_tokenizer(recipe, documents, checkpoint=None):
     return tokenizer
 
 
+def begins_sketch(recipe):
+    """Whether a recipe's model has a sketch, and no checkpoint that it starts from has told rare words from common ones."""
+    start = recipe.model.initial_checkpoint
+    return bool(
+        getattr(recipe.config, "sketch_size", 0) and not (start and AutoConfig.from_pretrained(start).sketch_size)
+    )
+
+
 def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
     """Make the trainer of a recipe.
 
@@ -178,7 +186,7 @@ def build_trainer(recipe, corpus, checkpoint=None, make_model=None):
         model = family.model(recipe.config)
     if family.needs_tokenizer and make_model is None:
         model.adopt(tokenizer)
-    if getattr(recipe.config, "sketch_size", 0):
+    if make_model is None and checkpoint is None and begins_sketch(recipe):
         model.model.sketch.fit(some_passages(corpus.passages, RARITY_PASSAGES, training.seed))
     sources = (recipe.noise, data, recipe.config)
     options = {
