@@ -373,7 +373,7 @@ CASES = [
     replace(
         ENCODZALL_SEQ2SEQ,
         name="encodzall-byte-memory",
-        config=lambda **fields: encodzall_config(**{"byte_memory": True} | fields),
+        config=lambda **fields: encodzall_config(**{"byte_memory": True, "sketch_size": 24} | fields),
     ),
     replace(
         ENCODZALL_SEQ2SEQ,
@@ -390,7 +390,7 @@ CASES = [
         model_class=textae.EncodzallForSequenceClassification,
         auto_class=AutoModelForSequenceClassification,
         tokenizer_class=textae.EncodzallTokenizer,
-        config=lambda **fields: encodzall_config(**{"num_labels": 3, "sketch_size": 24} | fields),
+        config=lambda **fields: encodzall_config(**{"num_labels": 3} | fields),
         inputs=lambda texts, **kwargs: (
             encodzall_inputs(texts, **kwargs) | {"labels": torch.tensor([len(t) % 3 for t in texts])}
         ),

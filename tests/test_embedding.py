@@ -100,13 +100,15 @@ def test_dropout_makes_two_views_of_one(tokenizer):
         build().train()(**inputs)
 
 
-def test_embeddings_depend_on_their_text_alone(tokenizer):
-    model = build()
+@pytest.mark.parametrize("sketch_size", [0, 24])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_embeddings_depend_on_their_text_alone(tokenizer, sketch_size, side):
+    model, tokenizer.padding_side = build(sketch_size=sketch_size), side
     together = model.embed(TEXTS, tokenizer, batch_size=3)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(len(TEXTS)))
     for text, vector in zip(TEXTS, together, strict=True):
         torch.testing.assert_close(model.embed([text], tokenizer)[0], vector, atol=1e-5, rtol=1e-4)
-    assert model.embed([], tokenizer).shape == (0, 32)
+    assert model.embed([], tokenizer).shape == (0, 32 + sketch_size)
 
 
 def test_training_finds_noisy_texts_again_under_transformers_own_trainer(tokenizer, tmp_path):
