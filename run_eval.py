@@ -207,7 +207,8 @@ class DenoiseArguments:
     last: float = field(default=1.0, metadata={"help": "Share of the records up to which they are read."})
     every: int = field(default=1, metadata={"help": "Of these, every so manieth alone, from the first on."})
     min_gain: list[float] = field(
-        default_factory=list, metadata={"help": "Margins, in nats; by default the checkpoint's own, or 0."}
+        default_factory=list,
+        metadata={"help": "Margins, in nats a changed character; by default the checkpoint's own, or 0."},
     )
     save_min_gain: bool = field(
         default=False,
@@ -580,7 +581,9 @@ def denoise(arguments):
     pairs = pairs[:: a.every]
     if a.noise_model is None:
         model, tokenizer = load(a.checkpoint, AutoModelForSeq2SeqLM)
-        suggest_edits, min_gain = partial(model.suggest_edits, tokenizer=tokenizer), config.min_gain
+        min_gain = config.min_gain
+        least = min(a.min_gain or [min_gain])
+        suggest_edits = partial(model.suggest_edits, tokenizer=tokenizer, min_gain=least)
     else:
         noise, suggest = OcrNoiseModel.from_pretrained(a.noise_model), None
         if a.suggest:

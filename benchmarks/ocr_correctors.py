@@ -94,7 +94,8 @@ def compare(model, tokenizer, arguments):
     }
     correctors["generate()"] = partial(written, model=model, tokenizer=tokenizer, window=a.window)
     options = {"window": a.window, "show_progress": True}
-    for name, gain in (("no margin", -math.inf), (f"margin {model.config.min_gain:g}", model.config.min_gain)):
+    margin = model.config.min_gain if a.min_gain is None else a.min_gain
+    for name, gain in (("no margin", -math.inf), (f"margin {margin:g}", margin)):
         correctors[f"denoise(), {name}"] = partial(model.denoise, tokenizer=tokenizer, min_gain=gain, **options)
     if a.language_model:
         language_model = AutoModelForCausalLM.from_pretrained(a.language_model, dtype="float32", use_safetensors=True)
@@ -156,6 +157,7 @@ def main():
     parser.add_argument("--every", type=int, default=1, help="of these, every so manieth alone")
     parser.add_argument("--train_file", nargs="+", help="text whose words' frequencies symspellpy gets as well")
     parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--min_gain", type=float, help="of denoise(), by default the checkpoint's own")
     parser.add_argument(
         "--language_model", help="an Abstractinator, to restore by with --noise_model, a fitted one's folder"
     )

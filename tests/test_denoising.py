@@ -1,4 +1,5 @@
 import json
+import math
 import random
 
 import pytest
@@ -6,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_cases import encodzall_config
+from rapidfuzz.distance import Levenshtein
 
 import modeling_textae as textae
 import run_eval
 from modeling_textae.data.collators import pad_rows
 from modeling_textae.evaluation.metrics import character_error_rate, word_error_rate
-from modeling_textae.models.denoising import SuggestedEdit, apply_suggested, windows_of, word_edits
+from modeling_textae.models.denoising import SuggestedEdit, apply_suggested, changed_characters, windows_of, word_edits
 
 WORDS = ["the", "old", "river", "boat", "a", "by"]
 CLEAN = ["the old river", "a boat by the river", "the boat by the old river", "a old boat", "by the river"]
@@ -107,6 +109,19 @@ def test_edits_are_applied_where_they_gain_enough_and_the_better_of_two():
     assert apply_suggested("one two 3", edits, 9.0) == "one two 3"
 
 
+def test_margins_are_of_each_character_that_changes():
+    one, three = SuggestedEdit(0, 3, "the", 5.0), SuggestedEdit(4, 7, "xyz", 5.0)
+    for margin, expected in ((-1.0, "the xyz"), (0.0, "the xyz"), (1.6, "the xyz"), (1.7, "the o1d"), (5.1, "tbe o1d")):
+        assert apply_suggested("tbe o1d", [one, three], margin) == expected
+    assert apply_suggested("tbe o1d", [SuggestedEdit(0, 3, "the", -2.0)], -1.0) == "tbe o1d"
+    assert apply_suggested("tbe o1d", [one], math.inf) == "tbe o1d"
+
+
+@given(st.text("abc", max_size=8), st.text("abc", max_size=8))
+def test_changed_characters_are_counted_as_a_library_does(first, second):
+    assert changed_characters(first, second) == Levenshtein.distance(first, second)
+
+
 def test_texts_are_restored_and_clean_ones_left_alone(model, tokenizer):
     assert model.denoise(NOISY, tokenizer, min_gain=0.5) == CLEAN
     assert model.denoise(CLEAN, tokenizer, min_gain=0.5) == CLEAN
@@ -141,6 +156,17 @@ def test_gains_are_those_of_whole_texts(model, tokenizer):
     for edit in edits:
         changed = NOISY[2][: edit.start] + edit.replacement + NOISY[2][edit.end :]
         assert edit.gain == pytest.approx(nats(NOISY[2], NOISY[2]) - nats(NOISY[2], changed), abs=1e-3)
+
+
+def test_windows_in_which_nothing_gains_enough_are_not_written(model, tokenizer):
+    found = model.suggest_edits(NOISY, tokenizer)
+    gains = sorted(edit.gain for edits in found for edit in edits)
+    for least in (gains[len(gains) // 2], gains[-1], gains[-1] + 1):
+        fewer = model.suggest_edits(NOISY, tokenizer, min_gain=least)
+        assert all(set(some) <= set(edits) for some, edits in zip(fewer, found, strict=True))
+        for text, some, edits in zip(NOISY, fewer, found, strict=True):
+            assert apply_suggested(text, some, least) == apply_suggested(text, edits, least)
+    assert model.suggest_edits(NOISY, tokenizer, min_gain=1e9) == [[] for _ in NOISY]
 
 
 def test_what_a_batch_holds_changes_nothing(model, tokenizer):

@@ -328,7 +328,8 @@ class NoisyChannel:
         return edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress)
 
     def denoise(self, texts, min_gain=0.0, **kwargs):
-        """Restore noisy texts of any length; what is not likelier by `min_gain` nats stays as it was.
+        """Restore noisy texts of any length; what is not likelier by `min_gain` nats for each character that it changes stays
+        as it was.
 
         Args:
             texts (`list[str]`), min_gain (`float`, defaults to 0); kwargs: of [`suggest_edits`].

@@ -71,7 +71,8 @@ class EncodzallConfig(PreTrainedConfig):
         contrastive_loss_weight (`float`, defaults to 0): share of the contrastive loss between the embeddings of the noisy and
             the clean text.
         contrastive_scale (`float`, defaults to 20): factor of the cosines in it.
-        min_gain (`float`, defaults to 1): nats by which `denoise` must find a replacement likelier than the original.
+        min_gain (`float`, defaults to 1): nats by which `denoise` must find a replacement likelier than the original, for each
+            character that it changes.
         tie_word_embeddings (`bool`, defaults to `True`): the output weights are the byte embeddings.
 
     Raises:

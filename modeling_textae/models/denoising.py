@@ -175,10 +175,45 @@ def edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress
     return [sorted(edits, key=lambda edit: (edit.start, edit.end)) for edits in found]
 
 
+def changed_characters(first, second):
+    """The fewest characters to insert, delete or replace that make one text of another.
+
+    Source: Wagner and Fischer 1974, "The string-to-string correction problem". No library's: it travels with checkpoints.
+
+    Args:
+        first, second (`str`): words; the time grows with the product of their lengths.
+
+    Returns:
+        `int`.
+    """
+    row = list(range(len(second) + 1))
+    for i, mine in enumerate(first, 1):
+        before, row[0] = row[0], i
+        for j, theirs in enumerate(second, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (mine != theirs))
+    return row[-1]
+
+
 def apply_suggested(text, edits, min_gain):
-    """A text with the edits that gain at least so much; of two that overlap, the one that gains more."""
+    """A text with the edits that gain enough; of two that overlap, the one that gains more.
+
+    Edits of many characters are rarely right and gain much, so that a margin is of each character that changes.
+
+    Args:
+        text (`str`), edits (`list[SuggestedEdit]`).
+        min_gain (`float`): nats for each character that an edit changes; from 0 down, of the whole edit.
+
+    Returns:
+        `str`.
+    """
+
+    def gains_enough(edit):
+        if edit.gain < min_gain or min_gain <= 0:
+            return edit.gain >= min_gain
+        return edit.gain >= min_gain * changed_characters(text[edit.start : edit.end], edit.replacement)
+
     best = []
-    for edit in sorted((edit for edit in edits if edit.gain >= min_gain), key=lambda edit: (edit.start, edit.end)):
+    for edit in sorted(filter(gains_enough, edits), key=lambda edit: (edit.start, edit.end)):
         if best and edit.start < max(best[-1].end, best[-1].start + 1):
             if edit.gain > best[-1].gain:
                 best[-1] = edit

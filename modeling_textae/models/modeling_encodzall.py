@@ -1125,10 +1125,12 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             ids = self.generate(encoder_outputs=encoded, max_new_tokens=max_new_tokens, **{"do_sample": False} | kwargs)
         return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    def suggest_edits(self, texts, tokenizer, window=256, overlap=64, batch_size=32, show_progress=False):
+    def suggest_edits(
+        self, texts, tokenizer, window=256, overlap=64, batch_size=32, show_progress=False, min_gain=-math.inf
+    ):
         """What the model would write otherwise in noisy texts of any length, word by word, and how much likelier it finds that.
 
-        A window that the model would write as it is, is not written: that takes one pass.
+        A window that the model would write as it is, or in which nothing can gain enough, is not written: that takes one pass.
 
         Args:
             texts (`list[str]`).
@@ -1137,6 +1139,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             overlap (`int`, defaults to 64): bytes that neighbouring windows have in common; each decides a half.
             batch_size (`int`, defaults to 32): windows, or texts with one edit, in a batch.
             show_progress (`bool`, defaults to `False`).
+            min_gain (`float`, defaults to minus infinity): of edits that gain less, not all need be found.
 
         Returns:
             `list[list[SuggestedEdit]]`, by their starts.
@@ -1147,16 +1150,18 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
 
         def edits_of(windows):
             with in_use(self):
-                return self.window_edits(windows, tokenizer, batch_size)
+                return self.window_edits(windows, tokenizer, batch_size, min_gain)
 
         return edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress)
 
-    def window_edits(self, windows, tokenizer, batch_size):
-        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts with one edit in a batch."""
+    def window_edits(self, windows, tokenizer, batch_size, min_gain=-math.inf):
+        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts with one edit in a batch; `min_gain` as of
+        [`suggest_edits`]."""
         inputs = tokenizer(windows, padding=True, return_tensors="pt").to(self.device)
         encoded = self.model(**inputs, output_sketch=False, return_dict=True)
         nats, agrees = self.told(encoded, torch.arange(len(windows)), windows, tokenizer)
-        unlike = (~agrees).nonzero()[:, 0]
+        # No text takes less than 0 nats, so that none gains more than what the noisy one takes.
+        unlike = (~agrees & (nats >= min_gain)).nonzero()[:, 0]
         if not len(unlike):
             return [[] for _ in windows]
         written = self.generate(
@@ -1202,8 +1207,8 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
 
         Args:
             texts (`list[str]`), tokenizer ([`EncodzallTokenizer`]).
-            min_gain (`float`, *optional*): by how many nats a replacement must be likelier than the original; by default the
-                configuration's `min_gain`. With infinity nothing is replaced.
+            min_gain (`float`, *optional*): by how many nats for each character it changes a replacement must be likelier than the
+                original; by default the configuration's `min_gain`. With infinity nothing is replaced.
             kwargs: of [`suggest_edits`].
 
         Returns:
@@ -1214,7 +1219,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """
         min_gain = self.config.min_gain if min_gain is None else min_gain
         texts = listed(texts)
-        found = self.suggest_edits(texts, tokenizer, **kwargs)
+        found = self.suggest_edits(texts, tokenizer, min_gain=min_gain, **kwargs)
         return [apply_suggested(text, edits, min_gain) for text, edits in zip(texts, found, strict=True)]
 
 
