@@ -163,7 +163,8 @@ def edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress
     texts = listed(texts)
     found = [[] for _ in texts]
     every = [(i, part) for i, text in enumerate(texts) for part in windows_of(text, window, overlap)]
-    every.sort(key=lambda pair: len(pair[1].text))  # a batch takes as long as its longest window
+    # A batch takes as long as its longest window; the largest come first, so that memory grows no more.
+    every.sort(key=lambda pair: -len(pair[1].text))
     for start in trange(0, len(every), batch_size, disable=not show_progress, desc="denoising", leave=False):
         batch = every[start : start + batch_size]
         for (i, part), edits in zip(batch, edits_of([part.text for _, part in batch]), strict=True):
