@@ -50,6 +50,7 @@ cards: $(VENV)/installed
 benchmark: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/encodzall_throughput.py
 	$(BIN)/python benchmarks/byte_tokenizer.py
+	$(BIN)/python benchmarks/text_noise.py
 	$(BIN)/python benchmarks/mlm_encoder_bert.py throughput
 	$(BIN)/python benchmarks/cta_t5.py
 	$(BIN)/python benchmarks/fsq_tokenizers.py speed --tokenizer model_cards/fsq-autoencoder-nano
