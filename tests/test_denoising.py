@@ -104,7 +104,7 @@ def test_edits_of_long_runs_end_where_the_texts_agree():
 
 def test_edits_are_applied_where_they_gain_enough_and_the_better_of_two():
     edits = [SuggestedEdit(0, 3, "ONE", 2.0), SuggestedEdit(4, 7, "TWO", 0.5), SuggestedEdit(6, 9, "?", 3.0)]
-    assert apply_suggested("one two 3", edits, 1.0) == "ONE tw?"
+    assert apply_suggested("one two 3", edits, 0.5) == "ONE tw?"
     assert apply_suggested("one two 3", edits[:2], 0.1) == "ONE TWO 3"
     assert apply_suggested("one two 3", edits, 9.0) == "one two 3"
 
