@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = {"masking": 400, "denoising": 150}
 BATCH_SIZE = {"masking": 8, "denoising": 16}  # so that a cell takes six minutes of one thread at most
 STRENGTH, PASSAGES = 0.05, 40  # of the noise on validation passages that denoising is measured on
-GAINS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]  # nats
+GAINS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]  # nats a changed character
 MASKING = {
     "PID, set-point 0.35": "--noise pid --noise_rate 0.2 --loss_setpoint 0.35 --control_warmup_steps 20",
     "linear, 0.1 to 0.4": "--noise linear --noise_rate 0.1 --noise_end 0.4",
