@@ -119,28 +119,31 @@ def compare(model, tokenizer, arguments):
 
 
 def measure_memory(model, tokenizer, arguments):
-    """One text through `denoise()`: resident memory before, and the most of each quarter of the time."""
-    text = Path(arguments.data_file).read_text(encoding="utf-8")
-    process, seen, done = psutil.Process(), [], threading.Event()
+    """One text through `denoise()`, its first tenth and the whole: resident memory before, and the most of each quarter of the
+    time."""
+    whole, process = Path(arguments.data_file).read_text(encoding="utf-8"), psutil.Process()
+    model.denoise([whole[:10_000]], tokenizer, window=arguments.window)
+    rows = []
+    for text in (whole[: len(whole) // 10], whole):
+        seen, done = [], threading.Event()
 
-    def look():
-        while not done.wait(EVERY):
-            seen.append(process.memory_info().rss / 1e6)
+        def look(seen=seen, done=done):
+            while not done.wait(EVERY):
+                seen.append(process.memory_info().rss / 1e6)
 
-    model.denoise([text[:10_000]], tokenizer, window=arguments.window)
-    before, start = process.memory_info().rss / 1e6, time.perf_counter()
-    watch = threading.Thread(target=look)
-    watch.start()
-    try:
-        model.denoise([text], tokenizer, window=arguments.window, show_progress=True)
-    finally:
-        done.set()
-        watch.join()
-    seconds = time.perf_counter() - start
-    row = {"bytes": len(text.encode()), "kB/s": len(text.encode()) / 1e3 / seconds, "MB before": before}
-    parts = enumerate(np.array_split(seen, 4), 1)
-    row |= {f"MB, quarter {i}": float(part.max()) if len(part) else None for i, part in parts}
-    show_table(OUTPUT / "memory", "One long text", [row])
+        before, start = process.memory_info().rss / 1e6, time.perf_counter()
+        watch = threading.Thread(target=look)
+        watch.start()
+        try:
+            model.denoise([text], tokenizer, window=arguments.window, show_progress=True)
+        finally:
+            done.set()
+            watch.join()
+        size = len(text.encode())
+        row = {"bytes": size, "kB/s": size / 1e3 / (time.perf_counter() - start), "MB before": before}
+        parts = enumerate(np.array_split(seen, 4), 1)
+        rows.append(row | {f"MB, quarter {i}": float(part.max()) if len(part) else None for i, part in parts})
+    show_table(OUTPUT / "memory", "One long text", rows)
 
 
 def main():

@@ -169,6 +169,16 @@ def test_windows_in_which_nothing_gains_enough_are_not_written(model, tokenizer)
     assert model.suggest_edits(NOISY, tokenizer, min_gain=1e9) == [[] for _ in NOISY]
 
 
+def test_what_is_left_to_write_is_written_in_full_batches(model, tokenizer):
+    rows = []
+    hook = model.model.register_forward_hook(lambda module, inputs, output: rows.append(len(output.last_hidden_state)))
+    try:
+        model.suggest_edits([CLEAN[0], NOISY[0], CLEAN[1], NOISY[1], CLEAN[2], NOISY[2]], tokenizer, batch_size=3)
+    finally:
+        hook.remove()
+    assert rows == [3, 3, 3, 3]  # read twice, written and weighed once
+
+
 def test_what_a_batch_holds_changes_nothing(model, tokenizer):
     texts = [*NOISY, *CLEAN]
     together = model.suggest_edits(texts, tokenizer)

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 
 from ..models.autoencoder import in_use
-from ..models.denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, without_each, word_edits
+from ..models.denoising import (
+    SuggestedEdit,
+    apply_suggested,
+    edits_by_windows,
+    in_batches,
+    listed,
+    without_each,
+    word_edits,
+)
 from .collators import pad_rows, padding_mask
 from .ocr_noise import LONGEST, edits_between
 
@@ -324,8 +332,9 @@ class NoisyChannel:
             ValueError: for an overlap that is more than a half of the window, a window below 16 bytes, or a text alone.
         """
         # A text without one edit is one row, a window as many as it has beams.
-        edits_of = partial(self.window_edits, batch_size=batch_size * 4)
-        return edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress)
+        edits = partial(self.window_edits, batch_size=batch_size * 4)
+        edits_of = partial(in_batches, edits, batch_size=batch_size, show_progress=show_progress, told="denoising")
+        return edits_by_windows(texts, edits_of, window, overlap)
 
     def denoise(self, texts, min_gain=0.0, **kwargs):
         """Restore noisy texts of any length; what is not likelier by `min_gain` nats for each character that it changes stays

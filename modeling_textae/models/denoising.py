@@ -142,15 +142,30 @@ def listed(texts):
     return list(texts)
 
 
-def edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress):
+def in_batches(function, rows, batch_size, show_progress, told):
+    """What a function of lists says of each of some rows, so many at once, with a progress bar named `told`.
+
+    Args:
+        function (callable): from a list to a list of the same length; rows (`list`); batch_size (`int`); show_progress (`bool`);
+            told (`str`).
+
+    Returns:
+        `list`.
+    """
+    found = []
+    for start in trange(0, len(rows), batch_size, disable=not show_progress, desc=told, leave=False):
+        found += function(rows[start : start + batch_size])
+    return found
+
+
+def edits_by_windows(texts, edits_of, window, overlap):
     """What is suggested for texts of any length, window by window.
 
     Args:
         texts (`list[str]`).
-        edits_of (callable): from a `list[str]` of windows to the [`SuggestedEdit`]s of each.
+        edits_of (callable): from a `list[str]` of all windows, the longest first, to the [`SuggestedEdit`]s of each.
         window (`int`), overlap (`int`): bytes that are read at once, and that neighbouring windows have in common; each decides a
             half.
-        batch_size (`int`): windows at once; show_progress (`bool`).
 
     Returns:
         `list[list[SuggestedEdit]]`, by their starts.
@@ -165,14 +180,12 @@ def edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress
     every = [(i, part) for i, text in enumerate(texts) for part in windows_of(text, window, overlap)]
     # A batch takes as long as its longest window; the largest come first, so that memory grows no more.
     every.sort(key=lambda pair: -len(pair[1].text))
-    for start in trange(0, len(every), batch_size, disable=not show_progress, desc="denoising", leave=False):
-        batch = every[start : start + batch_size]
-        for (i, part), edits in zip(batch, edits_of([part.text for _, part in batch]), strict=True):
-            for edit in edits:
-                moved = replace(edit, start=edit.start + part.start, end=edit.end + part.start)
-                middle = (moved.start + moved.end) / 2
-                if part.core[0] <= middle < part.core[1] or middle == part.core[1] == len(texts[i]):
-                    found[i].append(moved)
+    for (i, part), edits in zip(every, edits_of([part.text for _, part in every]), strict=True):
+        for edit in edits:
+            moved = replace(edit, start=edit.start + part.start, end=edit.end + part.start)
+            middle = (moved.start + moved.end) / 2
+            if part.core[0] <= middle < part.core[1] or middle == part.core[1] == len(texts[i]):
+                found[i].append(moved)
     return [sorted(edits, key=lambda edit: (edit.start, edit.end)) for edits in found]
 
 

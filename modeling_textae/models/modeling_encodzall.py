@@ -10,6 +10,7 @@ added to every input, as attention to a single vector would add it.
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,15 @@ from .autoencoder import AutoencoderOutput, TextAutoencoder, in_use, label_cross
 from .byte_tokenizer import NUM_BYTES
 from .configuration_encodzall import EncodzallConfig
 from .contrastive import equal_rows, multiple_negatives_loss
-from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, listed, word_edits
+from .denoising import SuggestedEdit, apply_suggested, edits_by_windows, in_batches, listed, word_edits
 from .following import SourceFollower
 from .ngrams import NgramHashes
 from .packing import pack_rows
 from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_mean
 from .sketch import TextSketch
 from .tokenization_encodzall import split_words
+
+PADDED_TO = 32  # bytes: windows of many lengths in batches of few, so that each fits where one before it was freed
 
 
 @dataclass
@@ -73,14 +76,18 @@ class EncodzallModelOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     follower = None  # what has followed the last ids; no field
+    joined = None  # words and bytes of the last call of memory, and what came of them; no field
 
     def memory(self):
         """What a sequence decoder attends to, `(states, mask, positions)`: the words, and the bytes where there are any."""
         words = self.last_hidden_state, self.word_mask, self.word_positions
         if self.byte_states is None:
             return words
-        of_bytes = self.byte_states, self.byte_mask, self.byte_positions
-        return tuple(torch.cat(pair, 1) for pair in zip(words, of_bytes, strict=True))
+        pairs = tuple(zip(words, (self.byte_states, self.byte_mask, self.byte_positions), strict=True))
+        # Each step of writing asks for the same.
+        if self.joined is None or any(a is not b for old, new in zip(self.joined[0], pairs) for a, b in zip(old, new)):
+            self.joined = pairs, tuple(torch.cat(pair, 1) for pair in pairs)
+        return self.joined[1]
 
     def followed(self, ids):
         """Where in the encoded texts a decoder's inputs stand, with `follows_source`.
@@ -748,7 +755,10 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
         cache = None if past_key_values is None else past_key_values.self_attention_cache
         mask = create_causal_mask(self.config, inputs_embeds, decoder_attention_mask, cache)
         memory_mask = create_bidirectional_mask(self.config, inputs_embeds, memory_mask, encoder_hidden_states=memory)
-        rotary, memory_rotary = self.rotary(positions), self.rotary(memory_positions)
+        rotary = self.rotary(positions)
+        # Keys that are kept have been turned.
+        kept = past_key_values is not None and all(past_key_values.is_updated.get(i) for i in range(len(self.layers)))
+        memory_rotary = None if kept else self.rotary(memory_positions)
         source_rotary = None if source_positions is None else self.rotary(source_positions)
         states = inputs_embeds
         for layer in self.layers:
@@ -1148,37 +1158,55 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             ValueError: for an overlap that is more than a half of the window, a window below 16 bytes, or a text alone.
         """
 
+        # One pass over all windows after the other: in each, batches are full and alike, which is quicker, and memory that one
+        # frees fits the next.
+        rows_of = partial(in_batches, batch_size=batch_size, show_progress=show_progress)
+        reads, writes = partial(self.read_nats, tokenizer=tokenizer), partial(self.written, tokenizer=tokenizer)
+        weighs = partial(self.weighed, tokenizer=tokenizer, batch_size=batch_size)
+
         def edits_of(windows):
             with in_use(self):
-                return self.window_edits(windows, tokenizer, batch_size, min_gain)
+                read = rows_of(reads, windows, told="reading")
+                # No text takes less than 0 nats, so that none gains more than what the noisy one takes.
+                left = [i for i, (nats, agrees) in enumerate(read) if not agrees and nats >= min_gain]
+                restored = rows_of(writes, [windows[i] for i in left], told="writing")
+                pairs = [(windows[i], text, read[i][0]) for i, text in zip(left, restored, strict=True)]
+                found = dict(zip(left, rows_of(weighs, pairs, told="weighing"), strict=True))
+            return [found.get(i, []) for i in range(len(windows))]
 
-        return edits_by_windows(texts, edits_of, window, overlap, batch_size, show_progress)
+        return edits_by_windows(texts, edits_of, window, overlap)
 
-    def window_edits(self, windows, tokenizer, batch_size, min_gain=-math.inf):
-        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts with one edit in a batch; `min_gain` as of
-        [`suggest_edits`]."""
-        inputs = tokenizer(windows, padding=True, return_tensors="pt").to(self.device)
-        encoded = self.model(**inputs, output_sketch=False, return_dict=True)
+    def encode_windows(self, windows, tokenizer):
+        """Short texts, a `list[str]`, as [`EncodzallModelOutput`]."""
+        inputs = tokenizer(windows, padding=True, pad_to_multiple_of=PADDED_TO, return_tensors="pt").to(self.device)
+        return self.model(**inputs, output_sketch=False, return_dict=True)
+
+    def read_nats(self, windows, tokenizer):
+        """How many nats each of some short texts, a `list[str]`, takes, told its own words, and whether all its bytes are the
+        likeliest."""
+        encoded = self.encode_windows(windows, tokenizer)
         nats, agrees = self.told(encoded, torch.arange(len(windows)), windows, tokenizer)
-        # No text takes less than 0 nats, so that none gains more than what the noisy one takes.
-        unlike = (~agrees & (nats >= min_gain)).nonzero()[:, 0]
-        if not len(unlike):
-            return [[] for _ in windows]
-        written = self.generate(
-            encoder_outputs=encoded.rows(unlike),
-            do_sample=False,
-            max_new_tokens=inputs["input_ids"].shape[1] * 5 // 4 + 16,
-        )
-        restored = dict(zip(unlike.tolist(), tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
-        wanted = [(i, edit) for i, text in restored.items() for edit in word_edits(windows[i], text)]
-        found = [[] for _ in windows]
+        return list(zip(nats.tolist(), agrees.tolist(), strict=True))
+
+    def written(self, windows, tokenizer):
+        """What the model writes freely, a `list[str]`, told each of some short texts, a `list[str]`."""
+        longest = max(len(text.encode("utf-8", "surrogatepass")) for text in windows)
+        encoded = self.encode_windows(windows, tokenizer)
+        ids = self.generate(encoder_outputs=encoded, do_sample=False, max_new_tokens=longest * 5 // 4 + 16)
+        return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def weighed(self, pairs, tokenizer, batch_size):
+        """[`SuggestedEdit`]s that lead from each of some short texts to what was written, so many texts of one edit in a batch;
+        `pairs` are a `list[tuple[str, str, float]]` of both and the nats of the first."""
+        encoded = self.encode_windows([noisy for noisy, *_ in pairs], tokenizer)
+        wanted = [(i, edit) for i, (noisy, text, _) in enumerate(pairs) for edit in word_edits(noisy, text)]
+        found = [[] for _ in pairs]
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
-            rows = torch.tensor([i for i, _ in part])
-            edited = [windows[i][:a] + new + windows[i][b:] for i, (a, b, new) in part]
-            gains = nats[rows] - self.told(encoded, rows, edited, tokenizer)[0]
-            for (i, edit), gain in zip(part, gains.tolist(), strict=True):
-                found[i].append(SuggestedEdit(*edit, gain))
+            edited = [pairs[i][0][:a] + new + pairs[i][0][b:] for i, (a, b, new) in part]
+            nats = self.told(encoded, torch.tensor([i for i, _ in part]), edited, tokenizer)[0]
+            for (i, edit), after in zip(part, nats.tolist(), strict=True):
+                found[i].append(SuggestedEdit(*edit, pairs[i][2] - after))
         return found
 
     def told(self, encoded, rows, texts, tokenizer):
@@ -1191,7 +1219,14 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             `tuple[torch.Tensor, torch.Tensor]`: nats of each text and its end, and whether each of its bytes is the likeliest,
             each of shape `(n,)`.
         """
-        batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", add_special_tokens=False)
+        batch = tokenizer(
+            texts,
+            padding=True,
+            pad_to_multiple_of=PADDED_TO,
+            padding_side="right",
+            return_tensors="pt",
+            add_special_tokens=False,
+        )
         ids, real = (nn.functional.pad(batch[name].to(self.device), (0, 1)) for name in ("input_ids", "attention_mask"))
         labels = ids.masked_fill(real == 0, -100)
         labels[torch.arange(len(ids)), real.sum(1)] = self.config.eos_token_id
