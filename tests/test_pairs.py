@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_textae.data.pairs import aligned_passages, read_pairs, with_pairs
+from modeling_textae.data.pairs import aligned_passages, read_pairs, with_pairs, without_loose_ends
 from modeling_textae.data.text_noise import TextNoise
 from modeling_textae.evaluation.metrics import character_error_rate
 
@@ -80,6 +80,22 @@ def test_pairs_are_cut_where_both_have_white_space(words, seed, length):
         place = found + len(part)
     if len(clean.encode()) <= length:
         assert passages == ([(noisy, clean)] if clean or noisy else [])
+
+
+@pytest.mark.parametrize(
+    ("noisy", "clean", "expected"),
+    [
+        ("h TeE January sessions", "THE January sessions", ("h TeE January sessions", "THE January sessions")),
+        ("was taken into cus", "was taken into custody", ("was taken into ", "was taken into ")),
+        ("was tak", "was taken to the town", ("was ", "was ")),
+        ("tbe old rivcr", "the old river", ("tbe old rivcr", "the old river")),
+        ("day. Is he was taken", "he was taken", ("was taken", "was taken")),
+        ("qq zz", "the river", ("qq zz", "the river")),
+        ("", "", ("", "")),
+    ],
+)
+def test_ends_that_are_no_misreading_are_left_out(noisy, clean, expected):
+    assert without_loose_ends(noisy, clean) == expected
 
 
 def test_parts_of_pairs_belong_together():

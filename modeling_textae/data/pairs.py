@@ -1,5 +1,7 @@
 """Pairs of noisy and clean texts, out of files."""
 
+from itertools import pairwise
+
 import datasets
 from rapidfuzz.distance import Levenshtein
 from transformers.utils import logging
@@ -7,6 +9,7 @@ from transformers.utils import logging
 from .corpora import file_format
 
 logger = logging.get_logger(__name__)
+LOOSE = 0.5  # share of the characters that differ, above which the end of a line is none of the other's
 
 
 def read_pairs(path, noisy="noisy", clean="clean", pad=None, ignored="#", first=0.0, last=1.0):
@@ -56,6 +59,44 @@ def unaligned(noisy, clean, pad, ignored):
     return tuple("".join(side).replace(pad, "") for side in zip(*kept, strict=True)) if kept else ("", "")
 
 
+def shared_white_space(noisy, clean):
+    """Where both texts go on behind white space that they share, and their ends: `(place in noisy, place in clean)` of each."""
+    cuts = [(0, 0)]
+    for block in Levenshtein.opcodes(clean, noisy):
+        if block.tag == "equal":
+            places = range(block.src_start, block.src_end)
+            cuts += [(block.dest_start + i + 1 - block.src_start, i + 1) for i in places if clean[i].isspace()]
+    if cuts[-1] != (len(noisy), len(clean)):
+        cuts.append((len(noisy), len(clean)))
+    return cuts
+
+
+def without_loose_ends(noisy, clean):
+    """A pair without what stands before the first word that both texts share, and behind the last, where that is no misreading:
+    a scan often has something beyond the line, or lacks a part of it.
+
+    Args:
+        noisy, clean (`str`).
+
+    Returns:
+        `tuple[str, str]`: the same texts where their ends resemble each other or no word is shared.
+    """
+    cuts = shared_white_space(noisy, clean)
+    words = [
+        (start, end)
+        for start, end in pairwise(cuts)
+        if (word := noisy[start[0] : end[0]]) == clean[start[1] : end[1]] and len(word.strip()) > 1
+    ]
+    if not words:
+        return noisy, clean
+    ((a, b), _), (_, (c, d)) = words[0], words[-1]
+    if Levenshtein.normalized_distance(noisy[c:], clean[d:]) > LOOSE:
+        noisy, clean = noisy[:c], clean[:d]
+    if Levenshtein.normalized_distance(noisy[:a], clean[:b]) > LOOSE:
+        noisy, clean = noisy[a:], clean[b:]
+    return noisy, clean
+
+
 def aligned_passages(noisy, clean, length):
     """Cut a pair of texts behind white space that both have, into pairs whose clean text has at most `length` bytes; what has no
     such white space for longer than that is left out.
@@ -66,26 +107,20 @@ def aligned_passages(noisy, clean, length):
     Returns:
         `list[tuple[str, str]]`: noisy and clean.
     """
-    cuts = [(0, 0)]
-    for block in Levenshtein.opcodes(clean, noisy):
-        if block.tag == "equal":
-            places = range(block.src_start, block.src_end)
-            cuts += [(i + 1, block.dest_start + i + 1 - block.src_start) for i in places if clean[i].isspace()]
-    if cuts[-1] != (len(clean), len(noisy)):
-        cuts.append((len(clean), len(noisy)))
+    cuts = shared_white_space(noisy, clean)
     passages, start, best = [], cuts[0], None
     for cut in cuts[1:]:
-        if len(clean[start[0] : cut[0]].encode("utf-8")) <= length:
+        if len(clean[start[1] : cut[1]].encode("utf-8")) <= length:
             best = cut
             continue
         if best is not None:
             passages.append((start, best))
             start = best
-        best = cut if len(clean[start[0] : cut[0]].encode("utf-8")) <= length else None
+        best = cut if len(clean[start[1] : cut[1]].encode("utf-8")) <= length else None
         start = start if best else cut
     if best is not None:
         passages.append((start, best))
-    return [(noisy[a[1] : b[1]], clean[a[0] : b[0]]) for a, b in passages]
+    return [(noisy[a[0] : b[0]], clean[a[1] : b[1]]) for a, b in passages]
 
 
 def with_pairs(passages, pairs, length, min_length, share, seed):
@@ -103,7 +138,7 @@ def with_pairs(passages, pairs, length, min_length, share, seed):
     Raises:
         ValueError: where no pair is as long.
     """
-    cut = [pair for both in pairs for pair in aligned_passages(*both, length)]
+    cut = [pair for both in pairs for pair in aligned_passages(*without_loose_ends(*both), length)]
     cut = [pair for pair in cut if len(pair[1].encode("utf-8")) >= min_length]
     if not cut:
         raise ValueError(f"no pair has a part of {min_length} to {length} bytes")
