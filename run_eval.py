@@ -588,7 +588,7 @@ def denoise(arguments):
         noise, suggest = OcrNoiseModel.from_pretrained(a.noise_model), None
         if a.suggest:
             model, tokenizer = load(a.suggest, AutoModelForSeq2SeqLM)
-            suggest = partial(model.suggest_edits, tokenizer=tokenizer)
+            suggest = partial(model.suggest_edits, tokenizer=tokenizer, show_progress=True)
         language_model = load(a.checkpoint, AutoModelForCausalLM)[0]
         suggest_edits = NoisyChannel(language_model, noise, suggest, a.num_beams).suggest_edits
         min_gain = 0.0

@@ -362,12 +362,15 @@ def test_byte_memory_shows_the_decoder_every_byte_where_it_stands(tokenizer):
     torch.testing.assert_close(memory[:, words:], encoded.byte_states)
     assert torch.equal(mask[:, words:], inputs["attention_mask"])
     assert positions[0, words:].tolist() == list(range(length))
+    unread, *others = encoded.memory(is_read=False)
+    assert unread.shape == memory.shape
+    assert torch.equal(others[0], mask)
+    assert torch.equal(others[1], positions)
     labels = torch.tensor([[*b"any text", tokenizer.eos_token_id]])
-    logits = model(encoder_outputs=encoded.rows(torch.tensor([0])), labels=labels).logits
-    other = encoded.rows(torch.tensor([0]))
-    other.byte_states = other.byte_states.clone()
-    other.byte_states[0, 3] += 1.0
-    assert (model(encoder_outputs=other, labels=labels).logits - logits).abs().max() > 1e-4
+    alone = model.model(**encode(tokenizer, [TEXTS[1]]))
+    logits = model(encoder_outputs=alone, labels=labels).logits
+    alone.byte_states[0, 3] += 1.0
+    assert (model(encoder_outputs=alone, labels=labels).logits - logits).abs().max() > 1e-4
 
 
 def test_a_text_that_does_not_pass_through_its_latents_is_not_stored_as_them(tokenizer):

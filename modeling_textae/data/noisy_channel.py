@@ -283,14 +283,13 @@ class NoisyChannel:
 
     # Use
 
-    def window_edits(self, windows, batch_size):
-        """[`SuggestedEdit`]s of each of some short texts, a `list[str]`, so many texts of one edit in a batch."""
+    def window_edits(self, rows, batch_size):
+        """[`SuggestedEdit`]s of each of some short texts, so many texts of one edit in a batch; `rows` are a `list[tuple[str,
+        list[SuggestedEdit]]]` of them and what is suggested for each."""
+        windows = [text for text, _ in rows]
         before = self.nats(windows)
         found = self.searched_edits(windows, before, batch_size) if self.num_beams else [[] for _ in windows]
-        suggested = [[] for _ in windows] if self.suggest is None else self.suggest(windows)
-        if len(suggested) != len(windows):
-            raise ValueError(f"suggest returned edits of {len(suggested)} texts for {len(windows)}")
-        for i, some in enumerate(suggested):
+        for i, (_, some) in enumerate(rows):
             known = {(edit.start, edit.end, edit.replacement) for edit in found[i]}
             some = [edit for edit in some if (edit.start, edit.end, edit.replacement) not in known]
             texts = [windows[i][: edit.start] + edit.replacement + windows[i][edit.end :] for edit in some]
@@ -333,7 +332,13 @@ class NoisyChannel:
         """
         # A text without one edit is one row, a window as many as it has beams.
         edits = partial(self.window_edits, batch_size=batch_size * 4)
-        edits_of = partial(in_batches, edits, batch_size=batch_size, show_progress=show_progress, told="denoising")
+
+        def edits_of(windows):
+            suggested = [[] for _ in windows] if self.suggest is None or not windows else self.suggest(windows)
+            if len(suggested) != len(windows):
+                raise ValueError(f"suggest returned edits of {len(suggested)} texts for {len(windows)}")
+            return in_batches(edits, list(zip(windows, suggested, strict=True)), batch_size, show_progress, "judging")
+
         return edits_by_windows(texts, edits_of, window, overlap)
 
     def denoise(self, texts, min_gain=0.0, **kwargs):

@@ -9,7 +9,7 @@ from transformers.utils import logging
 from .corpora import file_format
 
 logger = logging.get_logger(__name__)
-LOOSE = 0.5  # share of the characters that differ, above which the end of a line is none of the other's
+LOOSE_CHARACTERS, LOOSE_SHARE = 6, 0.5  # that differ at the end of a text, from and above which it is not the other's
 
 
 def read_pairs(path, noisy="noisy", clean="clean", pad=None, ignored="#", first=0.0, last=1.0):
@@ -60,7 +60,7 @@ def unaligned(noisy, clean, pad, ignored):
 
 
 def shared_white_space(noisy, clean):
-    """Where both texts go on behind white space that they share, and their ends: `(place in noisy, place in clean)` of each."""
+    """Where both texts begin, go on behind white space that they share, and end: `(place in noisy, place in clean)` of each."""
     cuts = [(0, 0)]
     for block in Levenshtein.opcodes(clean, noisy):
         if block.tag == "equal":
@@ -71,43 +71,47 @@ def shared_white_space(noisy, clean):
     return cuts
 
 
-def without_loose_ends(noisy, clean):
-    """A pair without what stands before the first word that both texts share, and behind the last, where that is no misreading:
-    a scan often has something beyond the line, or lacks a part of it.
+def without_loose_ends(noisy, clean, cuts):
+    """Places of a pair without those before the first part that is equal in both, and behind the last, where the texts differ so
+    much there that one hardly misreads the other: scans often begin or end elsewhere.
 
     Args:
-        noisy, clean (`str`).
+        noisy, clean (`str`), cuts (`list[tuple[int, int]]`): as of [`shared_white_space`], between which parts lie.
 
     Returns:
-        `tuple[str, str]`: the same texts where their ends resemble each other or no word is shared.
+        `list[tuple[int, int]]`: the same where no part of two characters or more is equal.
     """
-    cuts = shared_white_space(noisy, clean)
-    words = [
-        (start, end)
-        for start, end in pairwise(cuts)
-        if (word := noisy[start[0] : end[0]]) == clean[start[1] : end[1]] and len(word.strip()) > 1
+    equal = [
+        i
+        for i, (start, end) in enumerate(pairwise(cuts))
+        if (part := noisy[start[0] : end[0]]) == clean[start[1] : end[1]] and len(part.strip()) > 1
     ]
-    if not words:
-        return noisy, clean
-    ((a, b), _), (_, (c, d)) = words[0], words[-1]
-    if Levenshtein.normalized_distance(noisy[c:], clean[d:]) > LOOSE:
-        noisy, clean = noisy[:c], clean[:d]
-    if Levenshtein.normalized_distance(noisy[:a], clean[:b]) > LOOSE:
-        noisy, clean = noisy[a:], clean[b:]
-    return noisy, clean
+    if not equal:
+        return cuts
+
+    def is_loose(part, other):
+        distance = Levenshtein.distance(part, other)
+        return distance >= LOOSE_CHARACTERS and distance > LOOSE_SHARE * max(len(part), len(other))
+
+    first, last = equal[0], equal[-1] + 1
+    (a, b), (c, d) = cuts[first], cuts[last]
+    return cuts[first if is_loose(noisy[:a], clean[:b]) else 0 : last + 1 if is_loose(noisy[c:], clean[d:]) else None]
 
 
-def aligned_passages(noisy, clean, length):
+def aligned_passages(noisy, clean, length, loose_ends=True):
     """Cut a pair of texts behind white space that both have, into pairs whose clean text has at most `length` bytes; what has no
     such white space for longer than that is left out.
 
     Args:
         noisy, clean (`str`), length (`int`).
+        loose_ends (`bool`, defaults to `True`): whether ends that are hardly each other's are kept, as of [`without_loose_ends`].
 
     Returns:
         `list[tuple[str, str]]`: noisy and clean.
     """
     cuts = shared_white_space(noisy, clean)
+    if not loose_ends:
+        cuts = without_loose_ends(noisy, clean, cuts)
     passages, start, best = [], cuts[0], None
     for cut in cuts[1:]:
         if len(clean[start[1] : cut[1]].encode("utf-8")) <= length:
@@ -128,7 +132,7 @@ def with_pairs(passages, pairs, length, min_length, share, seed):
 
     Args:
         passages (`datasets.Dataset`): with the columns `text` and `ends_document`, as of [`passage_dataset`].
-        pairs (`list[tuple[str, str]]`): noisy and clean.
+        pairs (`list[tuple[str, str]]`): noisy and clean, of which ends that are hardly each other's are left out.
         length, min_length (`int`): bytes of a clean passage at most and at least.
         share (`float`): of the examples that are pairs; seed (`int`): of the mixture.
 
@@ -138,7 +142,7 @@ def with_pairs(passages, pairs, length, min_length, share, seed):
     Raises:
         ValueError: where no pair is as long.
     """
-    cut = [pair for both in pairs for pair in aligned_passages(*without_loose_ends(*both), length)]
+    cut = [pair for both in pairs for pair in aligned_passages(*both, length, loose_ends=False)]
     cut = [pair for pair in cut if len(pair[1].encode("utf-8")) >= min_length]
     if not cut:
         raise ValueError(f"no pair has a part of {min_length} to {length} bytes")

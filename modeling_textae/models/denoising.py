@@ -142,18 +142,18 @@ def listed(texts):
     return list(texts)
 
 
-def in_batches(function, rows, batch_size, show_progress, told):
-    """What a function of lists says of each of some rows, so many at once, with a progress bar named `told`.
+def in_batches(function, rows, batch_size, show_progress, label):
+    """What a function of lists says of each of some rows, so many at once, with a progress bar.
 
     Args:
         function (callable): from a list to a list of the same length; rows (`list`); batch_size (`int`); show_progress (`bool`);
-            told (`str`).
+            label (`str`): of the bar.
 
     Returns:
         `list`.
     """
     found = []
-    for start in trange(0, len(rows), batch_size, disable=not show_progress, desc=told, leave=False):
+    for start in trange(0, len(rows), batch_size, disable=not show_progress, desc=label, leave=False):
         found += function(rows[start : start + batch_size])
     return found
 
@@ -179,7 +179,7 @@ def edits_by_windows(texts, edits_of, window, overlap):
     found = [[] for _ in texts]
     every = [(i, part) for i, text in enumerate(texts) for part in windows_of(text, window, overlap)]
     # A batch takes as long as its longest window; the largest come first, so that memory grows no more.
-    every.sort(key=lambda pair: -len(pair[1].text))
+    every.sort(key=lambda pair: -len(pair[1].text.encode("utf-8", "surrogatepass")))
     for (i, part), edits in zip(every, edits_of([part.text for _, part in every]), strict=True):
         for edit in edits:
             moved = replace(edit, start=edit.start + part.start, end=edit.end + part.start)

@@ -41,7 +41,8 @@ from .pooling import LearnedQueryPooling, segment_count, segment_max, segment_me
 from .sketch import TextSketch
 from .tokenization_encodzall import split_words
 
-PADDED_TO = 32  # bytes: windows of many lengths in batches of few, so that each fits where one before it was freed
+# Bytes to a multiple of which windows are padded: a heap that has batches of every length, one after the other, grows.
+PADDED_TO = 32
 
 
 @dataclass
@@ -76,18 +77,20 @@ class EncodzallModelOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     follower = None  # what has followed the last ids; no field
-    joined = None  # words and bytes of the last call of memory, and what came of them; no field
 
-    def memory(self):
-        """What a sequence decoder attends to, `(states, mask, positions)`: the words, and the bytes where there are any."""
+    def memory(self, is_read=True):
+        """What a sequence decoder attends to, `(states, mask, positions)`: the words, and the bytes where there are any.
+
+        Where its keys and values are kept, nothing is read (`is_read=False`): of the states the shape alone is right then.
+        """
         words = self.last_hidden_state, self.word_mask, self.word_positions
         if self.byte_states is None:
             return words
-        pairs = tuple(zip(words, (self.byte_states, self.byte_mask, self.byte_positions), strict=True))
-        # Each step of writing asks for the same.
-        if self.joined is None or any(a is not b for old, new in zip(self.joined[0], pairs) for a, b in zip(old, new)):
-            self.joined = pairs, tuple(torch.cat(pair, 1) for pair in pairs)
-        return self.joined[1]
+        mask = torch.cat((self.word_mask, self.byte_mask), 1)
+        positions = torch.cat((self.word_positions, self.byte_positions), 1)
+        if is_read:
+            return torch.cat((self.last_hidden_state, self.byte_states), 1), mask, positions
+        return self.last_hidden_state[:, :1].expand(-1, mask.shape[1], -1), mask, positions
 
     def followed(self, ids):
         """Where in the encoded texts a decoder's inputs stand, with `follows_source`.
@@ -109,10 +112,6 @@ class EncodzallModelOutput(ModelOutput):
         if self.follower is None or self.follower.source_ids is not self.source_ids:
             self.follower = SourceFollower(self.source_ids)
         return self.source_positions.gather(1, self.follower(ids))
-
-    def rows(self, rows):
-        """The same of some texts of the batch, shape `(n,)`, without hidden states and attentions."""
-        return EncodzallModelOutput(**{name: v[rows] for name, v in self.items() if isinstance(v, torch.Tensor)})
 
 
 @dataclass
@@ -721,6 +720,13 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    def keeps_memory(self, past_key_values):
+        """Whether a cache (`EncoderDecoderCache` or `None`) has the keys and values of the memory, so that no layer reads it."""
+        # Layers whose gradient is checkpointed read no cache.
+        if past_key_values is None or (self.training and self.gradient_checkpointing):
+            return False
+        return all(past_key_values.is_updated.get(i) for i in range(len(self.layers)))
+
     def forward(
         self,
         inputs_embeds,
@@ -756,9 +762,7 @@ class EncodzallSequenceDecoder(EncodzallPreTrainedModel):
         mask = create_causal_mask(self.config, inputs_embeds, decoder_attention_mask, cache)
         memory_mask = create_bidirectional_mask(self.config, inputs_embeds, memory_mask, encoder_hidden_states=memory)
         rotary = self.rotary(positions)
-        # Keys that are kept have been turned.
-        kept = past_key_values is not None and all(past_key_values.is_updated.get(i) for i in range(len(self.layers)))
-        memory_rotary = None if kept else self.rotary(memory_positions)
+        memory_rotary = None if self.keeps_memory(past_key_values) else self.rotary(memory_positions)
         source_rotary = None if source_positions is None else self.rotary(source_positions)
         states = inputs_embeds
         for layer in self.layers:
@@ -1038,7 +1042,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         use_cache = (self.config.use_cache and labels is None and not self.training) if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        memory, mask, positions = encoder_outputs.memory()
+        memory, mask, positions = encoder_outputs.memory(not self.sequence_decoder.keeps_memory(past_key_values))
         if source_positions is None and (past_key_values is None or not past_key_values.get_seq_length()):
             source_positions = encoder_outputs.followed(self.without_hidden(decoder_input_ids, decoder_attention_mask))
         logits = self.decode(
@@ -1158,21 +1162,26 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             ValueError: for an overlap that is more than a half of the window, a window below 16 bytes, or a text alone.
         """
 
-        # One pass over all windows after the other: in each, batches are full and alike, which is quicker, and memory that one
-        # frees fits the next.
+        # One pass over all windows after the other: what is left to write fills batches, which is quicker, and the memory that a
+        # batch frees fits the next one, which is like it.
         rows_of = partial(in_batches, batch_size=batch_size, show_progress=show_progress)
         reads, writes = partial(self.read_nats, tokenizer=tokenizer), partial(self.written, tokenizer=tokenizer)
-        weighs = partial(self.weighed, tokenizer=tokenizer, batch_size=batch_size)
+        weighs = partial(self.edited_nats, tokenizer=tokenizer)
 
         def edits_of(windows):
             with in_use(self):
-                read = rows_of(reads, windows, told="reading")
+                read = rows_of(reads, windows, label="reading")
                 # No text takes less than 0 nats, so that none gains more than what the noisy one takes.
                 left = [i for i, (nats, agrees) in enumerate(read) if not agrees and nats >= min_gain]
-                restored = rows_of(writes, [windows[i] for i in left], told="writing")
-                pairs = [(windows[i], text, read[i][0]) for i, text in zip(left, restored, strict=True)]
-                found = dict(zip(left, rows_of(weighs, pairs, told="weighing"), strict=True))
-            return [found.get(i, []) for i in range(len(windows))]
+                restored = rows_of(writes, [windows[i] for i in left], label="writing")
+                wanted = [
+                    (i, edit) for i, text in zip(left, restored, strict=True) for edit in word_edits(windows[i], text)
+                ]
+                after = rows_of(weighs, [(windows[i], edit) for i, edit in wanted], label="weighing")
+            found = [[] for _ in windows]
+            for (i, edit), nats in zip(wanted, after, strict=True):
+                found[i].append(SuggestedEdit(*edit, read[i][0] - nats))
+            return found
 
         return edits_by_windows(texts, edits_of, window, overlap)
 
@@ -1185,7 +1194,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         """How many nats each of some short texts, a `list[str]`, takes, told its own words, and whether all its bytes are the
         likeliest."""
         encoded = self.encode_windows(windows, tokenizer)
-        nats, agrees = self.told(encoded, torch.arange(len(windows)), windows, tokenizer)
+        nats, agrees = self.told(encoded, windows, tokenizer)
         return list(zip(nats.tolist(), agrees.tolist(), strict=True))
 
     def written(self, windows, tokenizer):
@@ -1195,25 +1204,18 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         ids = self.generate(encoder_outputs=encoded, do_sample=False, max_new_tokens=longest * 5 // 4 + 16)
         return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    def weighed(self, pairs, tokenizer, batch_size):
-        """[`SuggestedEdit`]s that lead from each of some short texts to what was written, so many texts of one edit in a batch;
-        `pairs` are a `list[tuple[str, str, float]]` of both and the nats of the first."""
-        encoded = self.encode_windows([noisy for noisy, *_ in pairs], tokenizer)
-        wanted = [(i, edit) for i, (noisy, text, _) in enumerate(pairs) for edit in word_edits(noisy, text)]
-        found = [[] for _ in pairs]
-        for start in range(0, len(wanted), batch_size):
-            part = wanted[start : start + batch_size]
-            edited = [pairs[i][0][:a] + new + pairs[i][0][b:] for i, (a, b, new) in part]
-            nats = self.told(encoded, torch.tensor([i for i, _ in part]), edited, tokenizer)[0]
-            for (i, edit), after in zip(part, nats.tolist(), strict=True):
-                found[i].append(SuggestedEdit(*edit, pairs[i][2] - after))
-        return found
+    def edited_nats(self, wanted, tokenizer):
+        """How many nats some short texts take with an edit each, told the words that they have without it; `wanted` are a
+        `list[tuple[str, tuple[int, int, str]]]` of both, the edits as of [`word_edits`]."""
+        edited = [text[:start] + new + text[end:] for text, (start, end, new) in wanted]
+        encoded = self.encode_windows([text for text, _ in wanted], tokenizer)
+        return self.told(encoded, edited, tokenizer)[0].tolist()
 
-    def told(self, encoded, rows, texts, tokenizer):
-        """How likely texts are, told the words' vectors of some rows.
+    def told(self, encoded, texts, tokenizer):
+        """How likely texts are, told the words' vectors of others.
 
         Args:
-            encoded ([`EncodzallModelOutput`]), rows (`torch.LongTensor` of shape `(n,)`), texts (`list[str]`), tokenizer.
+            encoded ([`EncodzallModelOutput`]), texts (`list[str]`), one for each row; tokenizer.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: nats of each text and its end, and whether each of its bytes is the likeliest,
@@ -1230,7 +1232,7 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
         ids, real = (nn.functional.pad(batch[name].to(self.device), (0, 1)) for name in ("input_ids", "attention_mask"))
         labels = ids.masked_fill(real == 0, -100)
         labels[torch.arange(len(ids)), real.sum(1)] = self.config.eos_token_id
-        encoded, inputs = encoded.rows(rows.to(self.device)), self.shift_right(labels)
+        inputs = self.shift_right(labels)
         memory, mask, positions = encoded.memory()
         logits = self.decode(memory, inputs, mask, positions, source_positions=encoded.followed(inputs))
         nats = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
