@@ -90,7 +90,11 @@ class EncodzallModelOutput(ModelOutput):
         positions = torch.cat((self.word_positions, self.byte_positions), 1)
         if is_read:
             return torch.cat((self.last_hidden_state, self.byte_states), 1), mask, positions
-        return self.last_hidden_state[:, :1].expand(-1, mask.shape[1], -1), mask, positions
+        return (
+            self.last_hidden_state.new_zeros(()).expand(*mask.shape, self.last_hidden_state.shape[2]),
+            mask,
+            positions,
+        )
 
     def followed(self, ids):
         """Where in the encoded texts a decoder's inputs stand, with `follows_source`.
