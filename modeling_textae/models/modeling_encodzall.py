@@ -89,12 +89,10 @@ class EncodzallModelOutput(ModelOutput):
         mask = torch.cat((self.word_mask, self.byte_mask), 1)
         positions = torch.cat((self.word_positions, self.byte_positions), 1)
         if is_read:
-            return torch.cat((self.last_hidden_state, self.byte_states), 1), mask, positions
-        return (
-            self.last_hidden_state.new_zeros(()).expand(*mask.shape, self.last_hidden_state.shape[2]),
-            mask,
-            positions,
-        )
+            states = torch.cat((self.last_hidden_state, self.byte_states), 1)
+        else:
+            states = self.byte_states.new_zeros(()).expand(*mask.shape, self.byte_states.shape[2])
+        return states, mask, positions
 
     def followed(self, ids):
         """Where in the encoded texts a decoder's inputs stand, with `follows_source`.
@@ -1166,22 +1164,21 @@ class EncodzallForConditionalGeneration(EncodzallPreTrainedModel, GenerationMixi
             ValueError: for an overlap that is more than a half of the window, a window below 16 bytes, or a text alone.
         """
 
+        def passed(method, rows, label):
+            return in_batches(partial(method, tokenizer=tokenizer), rows, batch_size, show_progress, label)
+
         # One pass over all windows after the other: what is left to write fills batches, which is quicker, and the memory that a
         # batch frees fits the next one, which is like it.
-        rows_of = partial(in_batches, batch_size=batch_size, show_progress=show_progress)
-        reads, writes = partial(self.read_nats, tokenizer=tokenizer), partial(self.written, tokenizer=tokenizer)
-        weighs = partial(self.edited_nats, tokenizer=tokenizer)
-
         def edits_of(windows):
             with in_use(self):
-                read = rows_of(reads, windows, label="reading")
+                read = passed(self.read_nats, windows, "reading")
                 # No text takes less than 0 nats, so that none gains more than what the noisy one takes.
                 left = [i for i, (nats, agrees) in enumerate(read) if not agrees and nats >= min_gain]
-                restored = rows_of(writes, [windows[i] for i in left], label="writing")
+                restored = passed(self.written, [windows[i] for i in left], "writing")
                 wanted = [
                     (i, edit) for i, text in zip(left, restored, strict=True) for edit in word_edits(windows[i], text)
                 ]
-                after = rows_of(weighs, [(windows[i], edit) for i, edit in wanted], label="weighing")
+                after = passed(self.edited_nats, [(windows[i], edit) for i, edit in wanted], "weighing")
             found = [[] for _ in windows]
             for (i, edit), nats in zip(wanted, after, strict=True):
                 found[i].append(SuggestedEdit(*edit, read[i][0] - nats))
